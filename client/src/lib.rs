@@ -1,0 +1,1 @@
+//! A pinned TLS connection to a coordinator, and its HTTP API.

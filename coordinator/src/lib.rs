@@ -1,0 +1,1 @@
+//! The coordinator: API, sessions, netmaps, store and web page.

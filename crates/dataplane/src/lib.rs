@@ -1,0 +1,1 @@
+//! The WireGuard device: allowed IPs, tunnels on demand; buffers in, buffers out.

@@ -1,0 +1,237 @@
+//! The JSON of the HTTP API under `/v1`. Times are RFC 3339, keys base64, ids lower-case base32.
+
+use std::net::{IpAddr, SocketAddr};
+
+use carrick_types::{Cidr, ClusterName, MeshId, NodeId, NodeName, Revision, TokenId, UnixTime, WireGuardKey};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The whole mesh at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Topology {
+    /// The mesh's id.
+    pub mesh: MeshId,
+    /// How many changes the mesh has seen.
+    pub revision: Revision,
+    /// By name.
+    pub clusters: Vec<Cluster>,
+    /// By cluster and name; revoked nodes included.
+    pub nodes: Vec<Node>,
+    /// By cluster, namespace and name.
+    pub workloads: Vec<Workload>,
+    /// Every tunnel that is up, once from each end.
+    pub links: Vec<Link>,
+}
+
+/// A named group of nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// How many active nodes it has.
+    pub nodes: u64,
+}
+
+/// A member of the mesh, or one that was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name, unique among the nodes that are not revoked.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Whether peers accept it.
+    pub state: NodeState,
+    /// Whether it has a session with the coordinator now.
+    pub online: bool,
+    /// Its WireGuard key.
+    pub public_key: WireGuardKey,
+    /// The prefixes it speaks for.
+    pub prefixes: Vec<Cidr>,
+    /// Its overlay addresses, IPv4 first.
+    #[schema(value_type = Vec<String>)]
+    pub overlay_ips: Vec<IpAddr>,
+    /// Where it may be reached.
+    #[schema(value_type = Vec<String>)]
+    pub endpoints: Vec<SocketAddr>,
+    /// What it showed to be let in.
+    pub evidence: Vec<Evidence>,
+    /// When its lease lapses; `null` where it has none.
+    pub lease_expires: Option<UnixTime>,
+    /// When it joined.
+    pub joined_at: UnixTime,
+    /// Why it was revoked, where it was.
+    pub revoked: Option<Revocation>,
+    /// The version of its software, as it says.
+    pub version: String,
+}
+
+/// Whether peers accept a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Peers accept it.
+    Active,
+    /// Not yet admitted.
+    Pending,
+    /// Its lease lapsed.
+    Expired,
+    /// Cut off for good.
+    Revoked,
+}
+
+/// One thing that a node showed, and when it was found good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Evidence {
+    /// For example `join-token`.
+    pub kind: String,
+    /// When.
+    pub appraised_at: UnixTime,
+}
+
+/// When and why a node was cut off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Revocation {
+    /// When.
+    pub at: UnixTime,
+    /// Why, as the operator said.
+    pub reason: Option<String>,
+}
+
+/// A pod, or a process group on a plain host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Workload {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its service account.
+    pub service_account: String,
+    /// Its addresses.
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpAddr>,
+    /// The node it runs on.
+    pub node: NodeId,
+    /// Its state.
+    pub state: String,
+}
+
+/// A tunnel, as one end sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Link {
+    /// The end that reports.
+    pub from: NodeId,
+    /// The other end.
+    pub to: NodeId,
+    /// How datagrams get there.
+    pub path: LinkPath,
+    /// Where datagrams are sent.
+    #[schema(value_type = String)]
+    pub endpoint: SocketAddr,
+    /// Round-trip time of the last handshake, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// When the last handshake completed.
+    pub last_handshake: Option<UnixTime>,
+    /// Bytes of inner packets received.
+    pub rx_bytes: u64,
+    /// Bytes of inner packets sent.
+    pub tx_bytes: u64,
+}
+
+/// How datagrams get to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkPath {
+    /// To an endpoint of the peer.
+    Direct,
+    /// Through a relay.
+    Relay,
+}
+
+/// A request for a join token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// The cluster that nodes join with it.
+    pub cluster: ClusterName,
+    /// How long it is good, in seconds: 1 to 31,536,000; an hour where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// How many nodes may join with it: 1 to 100,000; one where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+}
+
+/// A join token with its secret, shown once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreatedToken {
+    /// Its id.
+    pub id: TokenId,
+    /// The text for `carrick join` and `carrick node`. A secret.
+    pub token: String,
+    /// The cluster that nodes join with it.
+    pub cluster: ClusterName,
+    /// When it lapses.
+    pub expires_at: UnixTime,
+    /// How many nodes may join with it.
+    pub uses: u32,
+}
+
+/// A join token without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// The cluster that nodes join with it.
+    pub cluster: ClusterName,
+    /// When it was made.
+    pub created_at: UnixTime,
+    /// When it lapses.
+    pub expires_at: UnixTime,
+    /// How many nodes may join with it.
+    pub uses: u32,
+    /// How many did.
+    pub used: u32,
+    /// Whether it is still good.
+    pub state: TokenState,
+}
+
+/// Whether a token is still good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenState {
+    /// It is.
+    Active,
+    /// Its time is over.
+    Expired,
+    /// Every use is taken.
+    UsedUp,
+    /// An operator took it back.
+    Revoked,
+}
+
+/// A request to cut a node off.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeNode {
+    /// Why, for the record; at most 500 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// An error of the API (RFC 9457), `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `urn:carrick:problem:` and the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind of problem in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong here, and what to do.
+    pub detail: String,
+}

@@ -1,0 +1,15 @@
+//! What coordinator, node and operator say to each other, versioned.
+//!
+//! - [`session`]: the messages of the WebSocket between a node and its coordinator, and how they are framed.
+//! - [`hello`]: what a node proves when a session opens, bound to that session by a [`Transcript`].
+//! - [`netmap`]: what one node is told of its mesh, whole once and then as deltas.
+//! - [`api`]: the JSON of the HTTP API.
+//!
+//! Pure: bytes in, values out. Start at [`session`].
+
+pub mod api;
+pub mod hello;
+pub mod netmap;
+pub mod session;
+
+pub use hello::Transcript;

@@ -1,0 +1,1 @@
+//! The node agent: TUN, UDP, netlink and the session with the coordinator.
