@@ -1,1 +1,16 @@
-//! The WireGuard device: allowed IPs, tunnels on demand; buffers in, buffers out.
+//! The WireGuard device: which peer an address belongs to, and the tunnels to those peers, made when they are first needed.
+//!
+//! Pure: packets, datagrams and time come in as arguments, transmits and packets go out through `poll_*`.
+//! Start at [`Device`]. Sockets and the TUN interface live in `carrick_node::shard`.
+//!
+//! The engine of each tunnel is boringtun's `Tunn`, which reads the clock by itself for its timers and draws its own
+//! randomness: the two exceptions to the rule above, both behind `tunnel`.
+
+mod allowed_ips;
+mod device;
+mod packet;
+mod tunnel;
+
+pub use allowed_ips::AllowedIps;
+pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, PeerConfig, Timer, Transmit};
+pub use packet::{Addresses, addresses};

@@ -1,0 +1,67 @@
+//! The addresses of an IP packet.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where a packet comes from and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+}
+
+/// The addresses of an IPv4 (RFC 791) or IPv6 (RFC 8200) packet; `None` where the bytes are too short to be one.
+pub fn addresses(packet: &[u8]) -> Option<Addresses> {
+    match packet.first()? >> 4 {
+        4 => {
+            let header = packet.first_chunk::<20>()?;
+            Some(Addresses {
+                source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
+                destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
+            })
+        }
+        6 => {
+            let header = packet.first_chunk::<40>()?;
+            Some(Addresses { source: v6(header, 8)?.into(), destination: v6(header, 24)?.into() })
+        }
+        _ => None,
+    }
+}
+
+fn v6(header: &[u8; 40], at: usize) -> Option<Ipv6Addr> {
+    header.get(at..at + 16).and_then(|octets| <[u8; 16]>::try_from(octets).ok()).map(Ipv6Addr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn both_families_are_read() {
+        let mut v4 = [0; 20];
+        v4[0] = 0x45;
+        v4[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        let found = addresses(&v4).unwrap();
+        assert_eq!(
+            (found.source.to_string(), found.destination.to_string()),
+            ("10.0.0.1".into(), "10.0.0.2".into())
+        );
+
+        let mut v6 = [0; 40];
+        v6[0] = 0x60;
+        (v6[23], v6[39]) = (1, 2);
+        let found = addresses(&v6).unwrap();
+        assert_eq!((found.source.to_string(), found.destination.to_string()), ("::1".into(), "::2".into()));
+        assert_eq!(addresses(&v6[..39]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn junk_never_panics(packet: Vec<u8>) {
+            let _ = addresses(&packet);
+        }
+    }
+}

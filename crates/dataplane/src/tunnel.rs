@@ -1,0 +1,159 @@
+//! One tunnel: boringtun's `Tunn`, with its return values sorted and its round-trip times measured.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError, rate_limiter::RateLimiter};
+use carrick_types::{WireGuardKey, WireGuardSecret};
+
+/// The type of a WireGuard message (its first byte).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MessageType {
+    Initiation,
+    Response,
+    CookieReply,
+    Data,
+}
+
+impl MessageType {
+    /// What a datagram claims to be: the type with its three reserved zero bytes, and a length that such a message can have.
+    pub(crate) fn of(datagram: &[u8]) -> Option<Self> {
+        match (datagram.first_chunk::<4>()?, datagram.len()) {
+            ([1, 0, 0, 0], 148) => Some(Self::Initiation),
+            ([2, 0, 0, 0], 92) => Some(Self::Response),
+            ([3, 0, 0, 0], 64) => Some(Self::CookieReply),
+            ([4, 0, 0, 0], 32..) => Some(Self::Data),
+            _ => None,
+        }
+    }
+}
+
+/// What a step of a tunnel asks for.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    Nothing,
+    /// Send this to the peer.
+    Send(&'a [u8]),
+    /// A packet came out of the tunnel.
+    Packet(&'a [u8]),
+}
+
+/// The tunnel is over: no handshake succeeded for too long, or it was idle for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expired;
+
+/// A tunnel to one peer.
+pub(crate) struct Tunnel {
+    engine: Box<Tunn>,
+    /// Where authenticated messages of the peer last came from.
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// When the last handshake completed.
+    pub(crate) last_handshake: Option<Instant>,
+    /// How long the last handshake's answer took.
+    pub(crate) rtt: Option<Duration>,
+    /// A handshake message of ours that waits for its answer.
+    awaiting: Option<(MessageType, Instant)>,
+}
+
+impl Tunnel {
+    /// `slot` becomes the upper 24 bits of the receiver indices that this tunnel hands out.
+    pub(crate) fn new(
+        secret: &WireGuardSecret,
+        peer: &WireGuardKey,
+        slot: u32,
+        limiter: Arc<RateLimiter>,
+    ) -> Self {
+        let engine =
+            Tunn::new((*secret.expose()).into(), (*peer.as_bytes()).into(), None, None, slot, Some(limiter));
+        Self { engine: Box::new(engine), endpoint: None, last_handshake: None, rtt: None, awaiting: None }
+    }
+
+    /// Seals a packet, or keeps it and asks for a handshake.
+    pub(crate) fn seal<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8], now: Instant) -> Step<'a> {
+        let result = self.engine.encapsulate(packet, buffer);
+        self.sent(result, now).unwrap_or(Step::Nothing)
+    }
+
+    /// Takes a datagram whose receiver index or static key names this tunnel. `None` where it is not authentic.
+    pub(crate) fn open<'a>(
+        &mut self,
+        from: SocketAddr,
+        message: MessageType,
+        datagram: &[u8],
+        buffer: &'a mut [u8],
+        now: Instant,
+    ) -> Option<Step<'a>> {
+        let step = match self.engine.decapsulate(Some(from.ip()), datagram, buffer) {
+            TunnResult::Done => Step::Nothing,
+            TunnResult::Err(error) => {
+                tracing::trace!(%from, ?message, ?error, "datagram refused");
+                return None;
+            }
+            TunnResult::WriteToNetwork(answer) => Step::Send(answer),
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Step::Packet(packet)
+            }
+        };
+        let answer = match &step {
+            Step::Send(answer) => MessageType::of(answer),
+            Step::Nothing | Step::Packet(_) => None,
+        };
+        // Neither a cookie reply that came nor one that goes says that the peer is where the datagram came from.
+        let authentic = message != MessageType::CookieReply && answer != Some(MessageType::CookieReply);
+        if authentic {
+            self.endpoint = Some(from);
+            self.received(message, now);
+        }
+        Some(step)
+    }
+
+    /// The next packet that waited for a handshake, sealed.
+    pub(crate) fn flush<'a>(&mut self, buffer: &'a mut [u8]) -> Step<'a> {
+        match self.engine.decapsulate(None, &[], buffer) {
+            TunnResult::WriteToNetwork(message) => Step::Send(message),
+            TunnResult::Done
+            | TunnResult::Err(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => Step::Nothing,
+        }
+    }
+
+    /// Runs the timers. To be called a few times a second.
+    pub(crate) fn tick<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Result<Step<'a>, Expired> {
+        let result = self.engine.update_timers(buffer);
+        self.sent(result, now)
+    }
+
+    fn sent<'a>(&mut self, result: TunnResult<'a>, now: Instant) -> Result<Step<'a>, Expired> {
+        match result {
+            TunnResult::WriteToNetwork(message) => {
+                if MessageType::of(message) == Some(MessageType::Initiation) {
+                    self.awaiting = Some((MessageType::Response, now));
+                }
+                Ok(Step::Send(message))
+            }
+            TunnResult::Err(WireGuardError::ConnectionExpired) => Err(Expired),
+            TunnResult::Done
+            | TunnResult::Err(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => Ok(Step::Nothing),
+        }
+    }
+
+    /// An initiator's handshake completes with the response, a responder's with the first data: both see one round trip.
+    fn received(&mut self, message: MessageType, now: Instant) {
+        if message == MessageType::Initiation {
+            self.awaiting = Some((MessageType::Data, now));
+        }
+        if let Some((awaited, since)) = self.awaiting
+            && awaited == message
+        {
+            self.awaiting = None;
+            self.rtt = Some(now.saturating_duration_since(since));
+            self.last_handshake = Some(now);
+        }
+    }
+}
