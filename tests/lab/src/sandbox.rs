@@ -1,12 +1,13 @@
 //! Gives a program the privileges that a lab needs, without giving it any power over the machine.
 //!
-//! The program runs itself again in new mount and network namespaces; without privileges, in a new user namespace,
-//! too, in which it is root. Its end is the end of everything in there.
+//! The program runs itself again in new mount, network and process-id namespaces; without privileges, in a new user
+//! namespace, too, in which it is root. Its end is the end of every process in there.
 
 use std::env;
 use std::ffi::{CStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -17,9 +18,11 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::Mode;
-use nix::unistd::{getegid, geteuid, write};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, write};
 
 use crate::error::{Doing as _, Result};
 use crate::process::die_with_parent;
@@ -79,7 +82,8 @@ pub fn namespaces() -> Result<(), Missing> {
 
 /// Runs a program, commonly `/proc/self/exe`, inside the sandbox, and waits for its end.
 ///
-/// The descriptors `keep_fds` stay open in it. It dies with the calling thread. While waiting, a signal that was
+/// The descriptors `keep_fds` stay open in it. It dies with the calling thread. Ended by
+/// a signal, it gives the exit code of a shell, 128 and the signal's number. While waiting, a signal that was
 /// sent to this process to end it goes on to the program; one from the terminal reaches the program by itself.
 pub fn reexec(
     program: &Path,
@@ -106,13 +110,14 @@ pub(crate) fn command(program: &Path, keep_fds: &[RawFd]) -> Result<Command, Mis
     // SAFETY: the closure only makes system calls, neither allocating nor locking.
     unsafe {
         command.pre_exec(move || {
+            die_with_parent(parent)?;
             entry.enter()?;
             for fd in &keep {
                 // SAFETY: the caller of `reexec` keeps the descriptor open; if not, the call fails with EBADF.
                 let fd = BorrowedFd::borrow_raw(*fd);
                 fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
-            die_with_parent(parent)
+            Ok(())
         });
     }
     Ok(command)
@@ -182,7 +187,7 @@ impl Entry {
 
     /// Async-signal-safe.
     fn enter(&self) -> io::Result<()> {
-        let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
+        let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
         if self.privilege == Privilege::UserNamespace {
             flags |= CloneFlags::CLONE_NEWUSER;
         }
@@ -194,7 +199,11 @@ impl Entry {
         }
         let nothing: Option<&CStr> = None;
         mount(nothing, c"/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
-        Ok(())
+        // The first process of the new process-id namespace takes all others with it when it ends. The program
+        // itself is not to be that one: it would have to reap orphans, and could not be ended by signals.
+        supervised_fork()?;
+        mount(Some(c"proc"), c"/proc", Some(c"proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, nothing)?;
+        supervised_fork()
     }
 }
 
@@ -202,6 +211,52 @@ fn put(path: &CStr, text: &[u8]) -> io::Result<()> {
     let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     write(file.as_fd(), text)?;
     Ok(())
+}
+
+/// Returns in a child that dies with the calling process, which becomes its supervisor. Async-signal-safe.
+fn supervised_fork() -> io::Result<()> {
+    // SAFETY: both sides make only async-signal-safe calls, as after the fork that led here.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => supervise(child),
+        ForkResult::Child => Ok(set_pdeathsig(Signal::SIGKILL)?),
+    }
+}
+
+/// Reaps every child, passes signals on to one of them, and ends as that one ends.
+fn supervise(child: Pid) -> ! {
+    /// What a shell adds to the number of the signal that ended a program.
+    const BY_SIGNAL: i32 = 128;
+    let all = SigSet::all();
+    // SAFETY: closing descriptors is sound here because nothing in this process uses them any more; the
+    // status of `exec` goes through the child's copies.
+    unsafe { libc::close_range(0, u32::MAX, 0) };
+    let _ = all.thread_set_mask();
+    loop {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == child => exit_now(code),
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                    exit_now(BY_SIGNAL + signal as i32)
+                }
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => exit_now(BY_SIGNAL),
+            }
+        }
+        // SAFETY: siginfo_t is plain data, for which zeroes are valid.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        // SAFETY: both pointers are valid for the call.
+        let signal = unsafe { libc::sigwaitinfo(all.as_ref(), &raw mut info) };
+        if signal > 0 && signal != libc::SIGCHLD && info.si_code <= 0 {
+            // SAFETY: kill(2) touches no memory of this process.
+            unsafe { libc::kill(child.as_raw(), signal) };
+        }
+    }
+}
+
+fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) runs nothing of this process, whose memory is a copy of another's.
+    unsafe { libc::_exit(code) }
 }
 
 /// Passes signals on to a child for as long as it is held.

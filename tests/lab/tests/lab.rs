@@ -1,5 +1,7 @@
 //! What the lab promises, as claims.
 
+#![expect(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
+
 use std::env;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -340,7 +342,9 @@ fn sleeper(lab: &mut Lab) -> carrick_lab::Process {
 /// Runs one test of a copy of this program outside any sandbox, as another user if asked.
 fn run_test(program: PathBuf, test: &str, tag: &str, uid: Option<u32>) -> Output {
     let mut command = Command::new(program);
-    command.args([test, "--exact", "--nocapture", "--include-ignored"]).env("LAB_TEST_TAG", tag);
+    command
+        .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+        .env("LAB_TEST_TAG", tag);
     if let Some(uid) = uid.filter(|_| nix::unistd::geteuid().is_root()) {
         command.uid(uid).gid(uid).current_dir("/");
     }
