@@ -1,1 +1,123 @@
-//! The node agent: TUN, UDP, netlink and the session with the coordinator.
+//! The node agent: a member of a mesh, with one WireGuard device.
+//!
+//! Start at [`run`]. `agent` ties the parts together: `session` talks to the coordinator, `plan` says what this host should look
+//! like, `netlink` and `shard` make it so. Nothing here decides which peers there are or what belongs to them: the
+//! coordinator does, and `carrick_dataplane` keeps to it.
+
+mod agent;
+mod backoff;
+mod host;
+mod netlink;
+mod plan;
+mod session;
+mod shard;
+mod state;
+mod stun;
+mod tun;
+mod udp;
+
+use std::{io, net::IpAddr, path::PathBuf};
+
+use carrick_types::{Cidr, ClusterName, JoinToken, MeshId, NodeName};
+pub use netlink::NetlinkError;
+pub use session::SessionError;
+pub use state::StateError;
+use tokio_util::sync::CancellationToken;
+pub use tun::TunError;
+
+/// How an agent is to run.
+#[derive(Debug)]
+pub struct Config {
+    /// Where keys and membership are kept.
+    pub state_dir: PathBuf,
+    /// The token to join with; not needed by a member.
+    pub token: Option<JoinToken>,
+    /// What the node calls itself when it joins; its host's name where this is `None`.
+    pub name: Option<NodeName>,
+    /// The prefixes it speaks for; as last time where this is `None`.
+    pub prefixes: Option<Vec<Cidr>>,
+    /// The UDP port of WireGuard; 0 for any that is free.
+    pub listen_port: u16,
+    /// The name of the TUN interface.
+    pub interface: String,
+    /// Its MTU, in bytes.
+    pub mtu: u16,
+    /// The version of this software, for people.
+    pub version: String,
+}
+
+/// What joining brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    /// The node's name.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its overlay addresses, IPv4 first.
+    pub overlay_ips: Vec<IpAddr>,
+}
+
+/// Why an agent does not run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The state directory is of no use.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// There is no interface.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The kernel was not told.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// No socket.
+    #[error(
+        "UDP port {0} is taken: stop what uses it, or choose another with --listen-port (0 takes any that is free)"
+    )]
+    PortTaken(u16),
+    /// No socket, for another reason.
+    #[error("cannot open the WireGuard socket on UDP port {0}: {1}")]
+    Socket(u16, #[source] io::Error),
+    /// The node is no member, and was not told how to become one.
+    #[error(
+        "this host is no member of a mesh yet: give it a token with --token (make one with `carrick token create`)"
+    )]
+    NoToken,
+    /// The token is of another mesh than the node.
+    #[error(
+        "{} belongs to mesh {member}, the token to mesh {token}: choose another --state-dir, or remove this one to leave its mesh",
+        state_dir.display()
+    )]
+    OtherMesh {
+        /// Where the membership is kept.
+        state_dir: PathBuf,
+        /// Of the node.
+        member: MeshId,
+        /// Of the token.
+        token: MeshId,
+    },
+    /// The host's name cannot be the node's.
+    #[error("this host's name cannot be a node's: choose one with --name")]
+    NoName,
+    /// The coordinator does not take the node, or did not answer a node that joins.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The packet path failed.
+    #[error("the packet path failed: {0}")]
+    PacketPath(#[source] io::Error),
+}
+
+/// Joins the mesh and stores the membership, without touching the host's network.
+///
+/// # Errors
+/// [`NodeError`]; nothing is retried.
+pub async fn enrol(config: &Config) -> Result<Enrolment, NodeError> {
+    agent::enrol(config).await
+}
+
+/// Runs until `shutdown`, or until the node is revoked or cannot go on. Leaves no interface, route or rule behind.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
+    agent::run(config, shutdown).await
+}

@@ -1,0 +1,206 @@
+//! Makes the interface and the routes what a [`Plan`] says, through rtnetlink. Idempotent; makes no choices.
+//!
+//! Routes live in a table of their own, which one rule for each family consults for every packet that the agent has not
+//! marked as its own. Routes and addresses go with the interface; the rules are taken back when the agent leaves, and those
+//! of an agent that was killed when the next one starts.
+
+use std::{io, net::IpAddr};
+
+use carrick_types::Cidr;
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
+    route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
+};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
+use tokio::task::JoinHandle;
+
+use crate::{host, plan::Plan};
+
+/// The table that holds the routes, and the mark of packets that must not use it.
+pub(crate) const TABLE: u32 = 51_780;
+
+/// Before the main table (32,766), so that a default route there does not hide a peer.
+const RULE_PRIORITY: u32 = 5_178;
+
+/// `rtm_protocol` of what the agent adds; from the range that the kernel leaves to daemons.
+const PROTOCOL: u8 = 178;
+
+/// Why the kernel was not told.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[source] io::Error),
+    /// A request was refused.
+    #[error("cannot {0}: {1}")]
+    Refused(String, #[source] rtnetlink::Error),
+}
+
+/// The interface that this agent owns, and what it has done to it so far.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    handle: Handle,
+    connection: JoinHandle<()>,
+    index: u32,
+    families: Vec<IpVersion>,
+    applied: Plan,
+}
+
+impl Interface {
+    /// Brings the interface up and points the rules at the table.
+    pub(crate) async fn up(index: u32, mtu: u16) -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+        let connection = tokio::spawn(connection);
+        let mut families = vec![IpVersion::V4];
+        if host::has_ipv6() {
+            families.push(IpVersion::V6);
+        }
+        let interface = Self { handle, connection, index, families, applied: Plan::default() };
+        let link = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
+        let set = interface.handle.link().set(link).execute().await;
+        set.map_err(|error| NetlinkError::Refused("bring the interface up".to_owned(), error))?;
+        interface.remove_rules().await?;
+        for family in &interface.families {
+            let mut request = interface.handle.rule().add();
+            *request.message_mut() = rule(family);
+            let added = request.execute().await;
+            added.map_err(|error| {
+                NetlinkError::Refused(format!("add the routing rule for {family:?}"), error)
+            })?;
+        }
+        Ok(interface)
+    }
+
+    /// Makes addresses and routes what the plan says. Goes on where one of them fails, and reports the first failure.
+    pub(crate) async fn apply(&mut self, plan: &Plan) -> Result<(), NetlinkError> {
+        let mut first = Ok(());
+        let Plan { mut routes, mut addresses, .. } = std::mem::take(&mut self.applied);
+        let stale = routes.extract_if(.., |prefix, source| plan.routes.get(prefix) != Some(source));
+        for (prefix, source) in stale.collect::<Vec<_>>() {
+            first = first.and(self.remove_route(prefix, source).await);
+        }
+        let stale = addresses.extract_if(.., |address| !plan.addresses.contains(address));
+        for address in stale.collect::<Vec<_>>() {
+            first = first.and(self.remove_address(address).await);
+        }
+        for &address in plan.addresses.iter().filter(|address| self.speaks(**address)) {
+            if addresses.insert(address)
+                && let Err(error) = self.add_address(address).await
+            {
+                addresses.remove(&address);
+                first = first.and(Err(error));
+            }
+        }
+        for (&prefix, &source) in plan.routes.iter().filter(|(prefix, _)| self.speaks(prefix.address())) {
+            if routes.insert(prefix, source).is_none()
+                && let Err(error) = self.add_route(prefix, source).await
+            {
+                routes.remove(&prefix);
+                first = first.and(Err(error));
+            }
+        }
+        self.applied = Plan { routes, addresses, ..Plan::default() };
+        first
+    }
+
+    /// Takes the rules back. Addresses and routes go with the interface.
+    pub(crate) async fn down(self) -> Result<(), NetlinkError> {
+        let removed = self.remove_rules().await;
+        self.connection.abort();
+        removed
+    }
+
+    fn speaks(&self, address: IpAddr) -> bool {
+        address.is_ipv4() || self.families.contains(&IpVersion::V6)
+    }
+
+    async fn remove_rules(&self) -> Result<(), NetlinkError> {
+        for family in &self.families {
+            let refused =
+                |error| NetlinkError::Refused(format!("read the routing rules of {family:?}"), error);
+            let rules: Vec<RuleMessage> =
+                self.handle.rule().get(family.clone()).execute().try_collect().await.map_err(refused)?;
+            for rule in rules.into_iter().filter(is_ours) {
+                let removed = self.handle.rule().del(rule).execute().await;
+                removed.map_err(|error| NetlinkError::Refused("remove a routing rule".to_owned(), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_address(&self, address: IpAddr) -> Result<(), NetlinkError> {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = self.handle.address().add(self.index, address, length).replace();
+        // Nobody else is on this link who could have the address already.
+        let message = request.message_mut();
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+        let added = request.execute().await;
+        added.map_err(|error| NetlinkError::Refused(format!("add the address {address}"), error))
+    }
+
+    async fn remove_address(&self, address: IpAddr) -> Result<(), NetlinkError> {
+        let addresses =
+            self.handle.address().get().set_link_index_filter(self.index).set_address_filter(address);
+        let refused = |error| NetlinkError::Refused(format!("remove the address {address}"), error);
+        let messages: Vec<_> = addresses.execute().try_collect().await.map_err(refused)?;
+        for message in messages {
+            self.handle.address().del(message).execute().await.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    async fn add_route(&self, prefix: Cidr, source: IpAddr) -> Result<(), NetlinkError> {
+        let request = self.handle.route().add(self.route(prefix, source)).replace();
+        let added = request.execute().await;
+        added.map_err(|error| NetlinkError::Refused(format!("add the route to {prefix}"), error))
+    }
+
+    async fn remove_route(&self, prefix: Cidr, source: IpAddr) -> Result<(), NetlinkError> {
+        match self.handle.route().del(self.route(prefix, source)).execute().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ESRCH => Ok(()),
+            removed => {
+                removed.map_err(|error| NetlinkError::Refused(format!("remove the route to {prefix}"), error))
+            }
+        }
+    }
+
+    /// The plan gives each prefix a source address of its own family.
+    fn route(&self, prefix: Cidr, source: IpAddr) -> RouteMessage {
+        let builder = RouteMessageBuilder::<IpAddr>::new()
+            .table_id(TABLE)
+            .protocol(RouteProtocol::from(PROTOCOL))
+            .kind(RouteType::Unicast)
+            .output_interface(self.index);
+        let builder = builder.destination_prefix(prefix.address(), prefix.length());
+        let mut message = builder.expect("a parsed prefix is no longer than its address").build();
+        message.attributes.push(RouteAttribute::PrefSource(source.into()));
+        message
+    }
+}
+
+fn rule(family: &IpVersion) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = match family {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
+    };
+    rule.header.action = RuleAction::ToTable;
+    rule.header.flags = RuleFlags::Invert;
+    rule.attributes = vec![
+        RuleAttribute::Table(TABLE),
+        RuleAttribute::Priority(RULE_PRIORITY),
+        RuleAttribute::FwMark(TABLE),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ];
+    rule
+}
+
+/// By table and protocol, whatever else an older version may have put into it.
+fn is_ours(rule: &RuleMessage) -> bool {
+    rule.attributes.contains(&RuleAttribute::Table(TABLE))
+        && rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)))
+}

@@ -1,0 +1,257 @@
+//! The packet path: one thread that owns the device, the TUN interface and both sockets, and never waits for anything else.
+//!
+//! Control reaches it through a bounded channel and an eventfd, before the next packet is looked at.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use carrick_dataplane::{Device, LinkState, PeerConfig};
+use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{stun, tun::Tun, udp::UdpSockets};
+
+/// So many packets or datagrams are taken from one descriptor before the next one has its turn.
+const BUDGET: usize = 64;
+
+/// Commands that may wait.
+const COMMANDS: usize = 64;
+
+/// What the control side asks of the packet path.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Set what this node speaks for.
+    SetOwn(Vec<Cidr>),
+    /// Forget these peers, then add or change those.
+    ChangePeers { removes: Vec<WireGuardKey>, upserts: Vec<(WireGuardKey, PeerConfig)> },
+    /// Tell the state of every tunnel.
+    Links(oneshot::Sender<Vec<LinkState>>),
+    /// Ask a STUN server where datagrams come from.
+    Stun { server: SocketAddr, transaction: stun::Transaction },
+    /// End.
+    Stop,
+}
+
+/// The control side's handle on the packet path.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    commands: SyncSender<Command>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+    /// The addresses that STUN servers saw.
+    pub(crate) observed: mpsc::Receiver<SocketAddr>,
+}
+
+/// The packet path has ended.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the packet path has ended")]
+pub(crate) struct Ended;
+
+impl Shard {
+    /// Starts the thread. The receiver is told why when the thread ends by itself.
+    pub(crate) fn start(
+        secret: WireGuardSecret,
+        tun: Tun,
+        sockets: UdpSockets,
+    ) -> io::Result<(Self, oneshot::Receiver<io::Error>)> {
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        let (commands, receiver) = sync_channel(COMMANDS);
+        let (fail, failure) = oneshot::channel();
+        let (observe, observed) = mpsc::channel(8);
+        let mut path = PacketPath {
+            device: Device::new(secret),
+            tun,
+            sockets,
+            wake: wake.clone(),
+            commands: receiver,
+            observe,
+            asked: None,
+            buffer: vec![0; 65_536].into(),
+        };
+        let run = move || {
+            if let Err(error) = path.run() {
+                // The other side may be gone already.
+                let _ = fail.send(error);
+            }
+        };
+        let thread = thread::Builder::new().name("shard".to_owned()).spawn(run)?;
+        Ok((Self { commands, wake, thread: Some(thread), observed }, failure))
+    }
+
+    /// Hands a command over. Waits only while [`COMMANDS`] others are waiting.
+    pub(crate) async fn command(&self, command: Command) -> Result<(), Ended> {
+        let mut command = command;
+        loop {
+            match self.commands.try_send(command) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return Err(Ended),
+                Err(TrySendError::Full(back)) => command = back,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // An eventfd that is full wakes as well as one that is not.
+        let _ = self.wake.write(1);
+        Ok(())
+    }
+
+    /// The state of every tunnel.
+    pub(crate) async fn links(&self) -> Result<Vec<LinkState>, Ended> {
+        let (answer, links) = oneshot::channel();
+        self.command(Command::Links(answer)).await?;
+        links.await.map_err(|_| Ended)
+    }
+
+    /// Ends the thread; the interface is gone when this returns.
+    pub(crate) async fn stop(mut self) {
+        if self.command(Command::Stop).await.is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+    }
+}
+
+struct PacketPath {
+    device: Device,
+    tun: Tun,
+    sockets: UdpSockets,
+    wake: Arc<EventFd>,
+    commands: Receiver<Command>,
+    observe: mpsc::Sender<SocketAddr>,
+    /// The STUN request that waits for its answer.
+    asked: Option<(SocketAddr, stun::Transaction)>,
+    buffer: Box<[u8]>,
+}
+
+impl PacketPath {
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            let [commands, packets, v4, v6] = self.wait()?;
+            if commands && self.obey().is_break() {
+                return Ok(());
+            }
+            if v4 {
+                self.receive(|sockets| Some(&sockets.v4));
+            }
+            if v6 {
+                self.receive(|sockets| sockets.v6.as_ref());
+            }
+            if packets {
+                self.read_packets()?;
+            }
+            self.device.handle_timeout(Instant::now());
+            self.drain();
+        }
+    }
+
+    /// Waits until a descriptor is readable or a timer is due. Says which are: wake-up, interface, IPv4, IPv6.
+    fn wait(&self) -> io::Result<[bool; 4]> {
+        let timeout = self.device.poll_timeout().map_or(PollTimeout::NONE, |(due, _)| {
+            let wait = due.saturating_duration_since(Instant::now());
+            // Rounded up, so that the timer is due when the wait is over.
+            PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        let v6 = self.sockets.v6.as_ref().unwrap_or(&self.sockets.v4);
+        let mut descriptors = [self.wake.as_fd(), self.tun.as_fd(), self.sockets.v4.as_fd(), v6.as_fd()]
+            .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+        match poll(&mut descriptors, timeout) {
+            Ok(_) => Ok(descriptors.map(|descriptor| descriptor.any().unwrap_or(true))),
+            Err(nix::errno::Errno::EINTR) => Ok([false; 4]),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn obey(&mut self) -> std::ops::ControlFlow<()> {
+        let _ = self.wake.read();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::SetOwn(prefixes) => self.device.set_own(prefixes),
+                Command::ChangePeers { removes, upserts } => {
+                    removes.iter().for_each(|key| self.device.remove_peer(key));
+                    upserts.into_iter().for_each(|(key, config)| self.device.set_peer(key, config));
+                }
+                Command::Links(answer) => drop(answer.send(self.device.links().collect())),
+                Command::Stun { server, transaction } => {
+                    self.asked = Some((server, transaction));
+                    if let Err(error) = self.sockets.send_to(server, &stun::request(transaction)) {
+                        tracing::debug!(%server, %error, "STUN request not sent");
+                    }
+                }
+                Command::Stop => return std::ops::ControlFlow::Break(()),
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn receive(&mut self, socket: impl Fn(&UdpSockets) -> Option<&UdpSocket>) {
+        for _ in 0..BUDGET {
+            let received = socket(&self.sockets).map(|socket| socket.recv_from(&mut self.buffer));
+            match received {
+                Some(Ok((length, from))) => self.handle_datagram(from, length),
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An error that an earlier datagram came back with, such as ICMP's "port unreachable".
+                Some(Err(error)) => tracing::trace!(%error, "socket error"),
+                None => return,
+            }
+            self.drain();
+        }
+    }
+
+    fn handle_datagram(&mut self, from: SocketAddr, length: usize) {
+        let datagram = &self.buffer[..length];
+        if stun::is_stun(datagram) {
+            if let Some((server, transaction)) = self.asked
+                && server == from
+                && let Some(address) = stun::mapped_address(datagram, transaction)
+            {
+                self.asked = None;
+                // Full only if nobody listens any more.
+                let _ = self.observe.try_send(address);
+            }
+        } else {
+            self.device.handle_datagram(from, datagram, Instant::now());
+        }
+    }
+
+    fn read_packets(&mut self) -> io::Result<()> {
+        for _ in 0..BUDGET {
+            match self.tun.read(&mut self.buffer) {
+                Ok(length) => self.device.handle_packet(&self.buffer[..length], Instant::now()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The interface is down; packets come again when somebody brings it up.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => break,
+                Err(error) => return Err(error),
+            }
+            self.drain();
+        }
+        Ok(())
+    }
+
+    /// Sends and delivers everything that the device has to. What the kernel does not take is lost, as on any network.
+    fn drain(&mut self) {
+        while let Some(transmit) = self.device.poll_transmit() {
+            if let Err(error) = self.sockets.send_to(transmit.to, &transmit.payload) {
+                tracing::trace!(to = %transmit.to, %error, "datagram not sent");
+            }
+        }
+        while let Some(packet) = self.device.poll_packet() {
+            if let Err(error) = self.tun.write(&packet) {
+                tracing::trace!(%error, "packet not delivered");
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The TUN interface: a file descriptor whose reads are packets from this host and whose writes are packets to it.
+
+use std::{
+    ffi::CString,
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    path::Path,
+};
+
+use nix::{errno::Errno, net::if_::if_nametoindex};
+
+const DEVICE: &str = "/dev/net/tun";
+
+nix::ioctl_write_ptr_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
+
+/// A TUN interface without packet information headers. It disappears when this is dropped, however the process ends.
+#[derive(Debug)]
+pub(crate) struct Tun {
+    file: File,
+    index: u32,
+}
+
+/// Why there is no interface.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The kernel offers none here.
+    #[error("{DEVICE} is missing: load the module with `modprobe tun`, or give the container this device")]
+    Missing,
+    /// It is there and closed to this process.
+    #[error(
+        "no permission to make a TUN interface: run as root, or with CAP_NET_ADMIN and access to {DEVICE}"
+    )]
+    Denied,
+    /// The name belongs to another interface.
+    #[error(
+        "there is an interface called {0} already: stop what made it, or choose another name with --interface"
+    )]
+    Taken(String),
+    /// The name cannot be one.
+    #[error("{0:?} cannot be the name of an interface: use 1 to 15 letters, digits, '-', '_' or '.'")]
+    Name(String),
+    /// Anything else.
+    #[error("cannot make the interface {0}: {1}")]
+    Failed(String, #[source] io::Error),
+}
+
+impl Tun {
+    /// Makes an interface. It is down, without addresses.
+    pub(crate) fn open(name: &str) -> Result<Self, TunError> {
+        let failed = |error: io::Error| TunError::Failed(name.to_owned(), error);
+        let plausible = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if !(1..=15).contains(&name.len()) || !name.bytes().all(plausible) || name.starts_with('.') {
+            return Err(TunError::Name(name.chars().take(40).collect()));
+        }
+        if if_nametoindex(name).is_ok() {
+            return Err(TunError::Taken(name.to_owned()));
+        }
+        let file = OpenOptions::new().read(true).write(true).open(Path::new(DEVICE)).map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+            if [Errno::ENOENT, Errno::ENXIO, Errno::ENODEV].contains(&errno) {
+                TunError::Missing
+            } else if [Errno::EACCES, Errno::EPERM].contains(&errno) {
+                TunError::Denied
+            } else {
+                failed(error)
+            }
+        })?;
+        attach(&file, name).map_err(|errno| {
+            if errno == Errno::EPERM {
+                TunError::Denied
+            } else if [Errno::EBUSY, Errno::EINVAL].contains(&errno) {
+                TunError::Taken(name.to_owned())
+            } else {
+                failed(errno.into())
+            }
+        })?;
+        let index = if_nametoindex(name).map_err(|errno| failed(errno.into()))?;
+        Ok(Self { file, index })
+    }
+
+    /// The interface's index.
+    pub(crate) const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The next packet from this host; `WouldBlock` where there is none.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Hands a packet to this host.
+    pub(crate) fn write(&self, packet: &[u8]) -> io::Result<usize> {
+        (&self.file).write(packet)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn attach(file: &File, name: &str) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the descriptor is open, and `request` is an `ifreq` with a terminated name, as TUNSETIFF reads it.
+    unsafe { tunsetiff(file.as_raw_fd(), &raw const request) }?;
+    let flags = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL)?;
+    let flags = nix::fcntl::OFlag::from_bits_retain(flags) | nix::fcntl::OFlag::O_NONBLOCK;
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFL(flags)).map(drop)
+}
