@@ -1,0 +1,37 @@
+//! What every request and every session is served from.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use carrick_types::{CaPin, MeshId, UnixTime};
+use tokio::sync::Mutex;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{mesh::Mesh, metrics::Metrics, presence::Presence, store::CredentialRecord};
+
+/// Shared by all handlers.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) id: MeshId,
+    pub(crate) ca: CaPin,
+    pub(crate) urls: Vec<String>,
+    /// Where STUN is answered.
+    pub(crate) stun_port: u16,
+    pub(crate) version: String,
+    pub(crate) credentials: Vec<CredentialRecord>,
+    pub(crate) mesh: Mesh,
+    pub(crate) presence: Presence,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether the store could be written, and when that was found out.
+    pub(crate) last_check: Mutex<Option<(Instant, bool)>>,
+    /// Sessions, which outlive the connection tasks that they began in.
+    pub(crate) sessions: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// The wall clock, for the shell; pure functions are told the time.
+pub(crate) fn now() -> UnixTime {
+    UnixTime::from(SystemTime::now())
+}

@@ -1,0 +1,114 @@
+//! Why a node is not let in, in words that say what to do.
+
+use carrick_types::{Cidr, ClusterName, NodeName, PrefixClaimError, TokenId, UnixTime};
+use carrick_wire::{
+    hello::ProofError,
+    session::{DecodeError, Refusal, RefusalCode},
+};
+
+use crate::store::StoreError;
+
+/// Every reason for which a join or a session is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(
+        "the join token {id} is not known to this coordinator: make a new one with `carrick token create --cluster {cluster}`"
+    )]
+    UnknownToken { id: TokenId, cluster: ClusterName },
+    #[error("the join token {0} is not the one that was made under this id: copy it again, whole")]
+    AlteredToken(TokenId),
+    #[error("the join token expired at {at}: make a new one with `carrick token create --cluster {cluster}`")]
+    ExpiredToken { at: UnixTime, cluster: ClusterName },
+    #[error("the join token was revoked: make a new one with `carrick token create --cluster {0}`")]
+    RevokedToken(ClusterName),
+    #[error(
+        "the join token is used up ({uses} of {uses}): make a new one with `carrick token create --cluster {cluster}`"
+    )]
+    UsedUpToken { uses: u32, cluster: ClusterName },
+    #[error(
+        "the join token is for cluster {token}, not for {asked}: make one with `carrick token create --cluster {asked}`"
+    )]
+    OtherCluster { token: ClusterName, asked: ClusterName },
+    #[error(
+        "this node is in cluster {now}: to move it to {asked}, revoke it and join again with an empty state directory"
+    )]
+    MovedCluster { now: ClusterName, asked: ClusterName },
+    #[error("the name {0} belongs to another node: choose another with --name, or revoke that node first")]
+    NameTaken(NodeName),
+    #[error(
+        "the WireGuard key belongs to node {0}: start with an empty state directory, so that new keys are made"
+    )]
+    KeyTaken(NodeName),
+    #[error(
+        "the WireGuard key is not the one that this node joined with: restore its state directory, or revoke the node and join again"
+    )]
+    KeyChanged,
+    #[error("{0}")]
+    Prefix(#[from] PrefixClaimError),
+    #[error("prefix {claimed} overlaps {held} of node {holder}: claim another, or revoke that node first")]
+    PrefixTaken { claimed: Cidr, held: Cidr, holder: NodeName },
+    #[error("{0} prefixes are too many: claim at most {MAX_PREFIXES}")]
+    TooManyPrefixes(usize),
+    #[error(
+        "this node was revoked: join with an empty state directory and a new token, so that new keys are made"
+    )]
+    Revoked,
+    #[error(
+        "this node is no member of the mesh: join with a token from `carrick token create --cluster {0}`"
+    )]
+    NotAMember(ClusterName),
+    #[error("the overlay range {0} has no address left")]
+    OverlayExhausted(Cidr),
+    #[error("{0}: start the node again, and upgrade it where that does not help")]
+    Proof(#[from] ProofError),
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    #[error("{0}")]
+    Protocol(&'static str),
+    #[error(
+        "a newer session of this node took over: see that no other process uses a copy of its state directory"
+    )]
+    Superseded,
+    #[error("the coordinator cannot answer at the moment: {0}")]
+    Unavailable(#[from] StoreError),
+    #[error("the coordinator is stopping: it will be back")]
+    Stopping,
+}
+
+/// The most prefixes that one node may speak for.
+pub(crate) const MAX_PREFIXES: usize = 64;
+
+impl Refused {
+    pub(crate) const fn code(&self) -> RefusalCode {
+        match self {
+            Self::UnknownToken { .. }
+            | Self::AlteredToken(_)
+            | Self::ExpiredToken { .. }
+            | Self::RevokedToken(_)
+            | Self::UsedUpToken { .. }
+            | Self::OtherCluster { .. }
+            | Self::MovedCluster { .. } => RefusalCode::Token,
+            Self::NameTaken(_) => RefusalCode::NameTaken,
+            Self::KeyTaken(_) | Self::KeyChanged => RefusalCode::KeyTaken,
+            Self::Prefix(_) | Self::PrefixTaken { .. } | Self::TooManyPrefixes(_) => RefusalCode::Prefix,
+            Self::Revoked => RefusalCode::Revoked,
+            Self::NotAMember(_) => RefusalCode::NotAMember,
+            Self::Proof(_) => RefusalCode::Proof,
+            Self::Decode(_) | Self::Protocol(_) => RefusalCode::Protocol,
+            Self::Superseded => RefusalCode::Superseded,
+            Self::OverlayExhausted(_) | Self::Unavailable(_) | Self::Stopping => RefusalCode::Unavailable,
+        }
+    }
+}
+
+impl From<&Refused> for Refusal {
+    fn from(refused: &Refused) -> Self {
+        // A node is not told where the coordinator keeps its files.
+        let detail = if matches!(refused, Refused::Unavailable(_)) {
+            "the coordinator cannot write at the moment: try again later, and look at its log".to_owned()
+        } else {
+            refused.to_string()
+        };
+        Self { code: refused.code(), detail }
+    }
+}
