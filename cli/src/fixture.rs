@@ -1,0 +1,46 @@
+//! The mesh that the golden tests print.
+
+use carrick_types::UnixTime;
+use carrick_wire::api::Topology;
+
+/// 2026-01-31T12:00:00Z.
+pub(crate) const NOW: UnixTime = UnixTime::from_millis(1_769_860_800_000);
+
+/// Two clusters; of their four nodes two are online, one is offline, one is revoked.
+pub(crate) fn topology() -> Topology {
+    serde_json::from_str(TOPOLOGY).unwrap()
+}
+
+const TOPOLOGY: &str = r#"{
+  "mesh": "mmmmmmmmmmmmmmmmmmmmmmmmme", "revision": 42,
+  "clusters": [{"name": "east", "nodes": 2}, {"name": "west", "nodes": 1}],
+  "nodes": [
+    {"id": "aaaaaaaaaaaaaaaaaaaaaaaaai", "name": "east-1", "cluster": "east", "state": "active", "online": true,
+     "public_key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=", "prefixes": ["10.1.0.0/24", "fd00:1::/64"],
+     "overlay_ips": ["100.64.0.2", "fd00:c::2"], "endpoints": ["192.0.2.1:51820", "[2001:db8::9]:51820"],
+     "evidence": [{"kind": "join-token", "appraised_at": "2026-01-31T11:00:00Z"}],
+     "lease_expires": null, "joined_at": "2026-01-31T11:00:00Z", "revoked": null, "version": "0.1.0 (0123456789ab)"},
+    {"id": "aaaaaaaaaaaaaaaaaaaaaaaaam", "name": "east-2", "cluster": "east", "state": "active", "online": false,
+     "public_key": "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=", "prefixes": [],
+     "overlay_ips": ["100.64.0.3"], "endpoints": [], "evidence": [],
+     "lease_expires": null, "joined_at": "2026-01-31T11:55:00Z", "revoked": null, "version": "0.1.0"},
+    {"id": "aaaaaaaaaaaaaaaaaaaaaaaaae", "name": "east-0", "cluster": "east", "state": "revoked", "online": false,
+     "public_key": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=", "prefixes": ["10.1.9.0/24"],
+     "overlay_ips": ["100.64.0.1"], "endpoints": ["192.0.2.9:51820"], "evidence": [],
+     "lease_expires": null, "joined_at": "2026-01-29T12:00:00Z",
+     "revoked": {"at": "2026-01-31T11:59:00Z", "reason": "lost"}, "version": "0.1.0"},
+    {"id": "aaaaaaaaaaaaaaaaaaaaaaaaaq", "name": "west-1", "cluster": "west", "state": "active", "online": true,
+     "public_key": "CgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo=", "prefixes": ["10.2.0.0/24"],
+     "overlay_ips": ["100.64.0.4"], "endpoints": ["[2001:db8::1]:51820"], "evidence": [],
+     "lease_expires": null, "joined_at": "2026-01-31T11:59:48Z", "revoked": null, "version": "0.1.0"}],
+  "workloads": [],
+  "links": [
+    {"from": "aaaaaaaaaaaaaaaaaaaaaaaaai", "to": "aaaaaaaaaaaaaaaaaaaaaaaaaq", "path": "direct",
+     "endpoint": "[2001:db8::1]:51820", "rtt_ms": 0.42, "last_handshake": "2026-01-31T11:59:50Z",
+     "rx_bytes": 1536, "tx_bytes": 10},
+    {"from": "aaaaaaaaaaaaaaaaaaaaaaaaaq", "to": "aaaaaaaaaaaaaaaaaaaaaaaaai", "path": "direct",
+     "endpoint": "192.0.2.1:51820", "rtt_ms": null, "last_handshake": null, "rx_bytes": 10, "tx_bytes": 1536},
+    {"from": "aaaaaaaaaaaaaaaaaaaaaaaaai", "to": "aaaaaaaaaaaaaaaaaaaaaaaaam", "path": "relay",
+     "endpoint": "192.0.2.200:3478", "rtt_ms": 17.3, "last_handshake": "2026-01-31T11:58:00Z",
+     "rx_bytes": 0, "tx_bytes": 0}]
+}"#;

@@ -1,0 +1,45 @@
+//! The verbs, one file each. A new one takes a module, a variant of [`Verb`], and an arm of [`Verb::run`].
+
+mod completions;
+mod coordinator;
+mod join;
+mod node;
+mod nodes;
+mod revoke;
+mod status;
+mod systemd;
+mod token;
+mod topology;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Coordinator(coordinator::Coordinator),
+    Token(token::Token),
+    Join(join::Join),
+    Node(node::Node),
+    Status(status::Status),
+    Nodes(nodes::Nodes),
+    Topology(topology::Topology),
+    Revoke(revoke::Revoke),
+    Completions(completions::Completions),
+}
+
+impl Verb {
+    /// Does what was asked for. Verbs start runtimes and threads of their own.
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Self::Coordinator(verb) => verb.run(),
+            Self::Token(verb) => verb.run(),
+            Self::Join(verb) => verb.run(),
+            Self::Node(verb) => verb.run(),
+            Self::Status(verb) => verb.run(),
+            Self::Nodes(verb) => verb.run(),
+            Self::Topology(verb) => verb.run(),
+            Self::Revoke(verb) => verb.run(),
+            Self::Completions(verb) => verb.run(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `carrick node`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use carrick_node::Config;
+use carrick_types::{Cidr, JoinToken, NodeName, check_prefix_claim};
+use clap::Args;
+
+use crate::{
+    VERSION, runtime,
+    secret::{self, Given},
+};
+
+/// Run a node of the mesh in the foreground
+///
+/// A node that has joined before needs no token: it finds its keys in the state directory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The token may also be in the environment variable CARRICK_TOKEN. Only --token-file keeps it out of sight from the start.
+
+Examples:
+  carrick node --token-file token --prefix 10.1.0.0/24
+  carrick node")]
+pub(crate) struct Node {
+    /// The join token
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    token: Option<String>,
+    /// The file that holds the join token; - is stdin
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    options: NodeOptions,
+}
+
+/// What one may choose for a node, however it is run.
+#[derive(Debug, Args)]
+pub(crate) struct NodeOptions {
+    /// The directory for its keys
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/carrick/node")]
+    pub(super) state_dir: PathBuf,
+    /// Its name in the mesh [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<NodeName>,
+    /// A network it speaks for, such as a pod CIDR; may be repeated [default: as when it joined]
+    #[arg(long = "prefix", value_name = "CIDR")]
+    pub(super) prefixes: Vec<Cidr>,
+    /// The UDP port of its tunnels; 0 for any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(super) listen_port: u16,
+    /// The name of its network interface
+    #[arg(long, value_name = "NAME", default_value = "carrick0", value_parser = parse_interface)]
+    pub(super) interface: String,
+    /// The longest packet in a tunnel, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1420, value_parser = clap::value_parser!(u16).range(1280..=65_455))]
+    pub(super) mtu: u16,
+}
+
+impl Node {
+    pub(super) fn run(self) -> Result<()> {
+        let given = given(self.token.as_deref(), self.token_file.as_deref());
+        secret::hide(given)?;
+        let config = self.options.config(secret::token(given)?)?;
+        run(config)
+    }
+}
+
+impl NodeOptions {
+    /// The node's configuration.
+    pub(super) fn config(self, token: Option<JoinToken>) -> Result<Config> {
+        check_prefix_claim(&self.prefixes, &[])?;
+        Ok(Config {
+            state_dir: self.state_dir,
+            token,
+            name: self.name,
+            prefixes: (!self.prefixes.is_empty()).then_some(self.prefixes),
+            listen_port: self.listen_port,
+            interface: self.interface,
+            mtu: self.mtu,
+            version: VERSION.to_owned(),
+        })
+    }
+}
+
+/// Runs a node until a signal ends it.
+pub(super) fn run(config: Config) -> Result<()> {
+    runtime::serve(async |shutdown| Ok(carrick_node::run(config, shutdown).await?))
+}
+
+/// Where the arguments say that the token is.
+pub(super) fn given<'a>(token: Option<&'a str>, file: Option<&'a Path>) -> Given<'a> {
+    match (token, file) {
+        (Some(token), _) => Given::Argument(token),
+        (None, Some(file)) => Given::File(file),
+        (None, None) => Given::Nothing,
+    }
+}
+
+/// What the kernel takes as an interface's name, less what no one would type.
+fn parse_interface(text: &str) -> Result<String, String> {
+    let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=15).contains(&text.len()) && text.chars().all(plausible) && !text.starts_with(['.', '-']) {
+        Ok(text.to_owned())
+    } else {
+        Err("an interface has 1 to 15 letters, digits, '-', '_' and '.'".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_has_a_short_plain_name() {
+        assert_eq!(parse_interface("carrick0").as_deref(), Ok("carrick0"));
+        for bad in ["", ".", "..", "a b", "a/b", "sixteen-letters-", "-a", "é"] {
+            parse_interface(bad).expect_err(bad);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Where a join token may be seen while a node runs.
+
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use carrick_types::{CaPin, JoinToken, MeshId, TokenId, TokenSeed};
+
+#[test]
+fn a_token_among_the_arguments_leaves_the_process_list() {
+    let silent = Silent::coordinator();
+    for arguments in
+        [&["node", "--token", &silent.token][..], &["node", &format!("--token={}", silent.token)]]
+    {
+        let node = Node::start(&silent, Command::new(env!("CARGO_BIN_EXE_carrick")).args(arguments));
+        node.holds_no_token_in_sight();
+    }
+}
+
+#[test]
+fn a_token_in_the_environment_leaves_it() {
+    let silent = Silent::coordinator();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_carrick"));
+    let node = Node::start(&silent, command.arg("node").env("CARRICK_TOKEN", &silent.token));
+    node.holds_no_token_in_sight();
+}
+
+/// A coordinator that takes connections and says nothing: a node that joins waits for it.
+struct Silent {
+    token: String,
+    listener: TcpListener,
+}
+
+impl Silent {
+    fn coordinator() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let token = JoinToken {
+            id: TokenId::from_bytes([1; 10]),
+            mesh: MeshId::from_bytes([2; 16]),
+            cluster: "east".parse().unwrap(),
+            ca: CaPin::from_bytes([3; 32]).unwrap(),
+            seed: TokenSeed::from_bytes([4; 32]),
+            urls: vec![format!("https://{}", listener.local_addr().unwrap())],
+        };
+        Self { token: token.to_string(), listener }
+    }
+}
+
+/// A node that is about to join.
+struct Node {
+    child: Child,
+    token: String,
+}
+
+impl Node {
+    fn start(silent: &Silent, command: &mut Command) -> Self {
+        let port = silent.listener.local_addr().unwrap().port();
+        let state = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("secrecy-{port}"));
+        let command =
+            command.arg("--state-dir").arg(state).args(["--name", "n"]).env("CARRICK_CREDENTIAL", "/secret");
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        Self { child, token: silent.token.clone() }
+    }
+
+    fn holds_no_token_in_sight(&self) {
+        self.eventually("executes itself again", || {
+            self.proc("cmdline").contains("--token-file=/proc/self/fd/")
+        });
+        for file in ["cmdline", "environ"] {
+            let text = self.proc(file);
+            assert!(!text.is_empty() && !text.contains(&self.token), "{file}: {text}");
+        }
+        assert!(!self.proc("environ").contains("CARRICK_CREDENTIAL"));
+        self.eventually("closes the memory file", || {
+            !self.descriptors().any(|target| target.contains("memfd"))
+        });
+        self.eventually("has its name back", || self.proc("comm") == "carrick\n");
+    }
+
+    fn proc(&self, file: &str) -> String {
+        String::from_utf8_lossy(&fs::read(format!("/proc/{}/{file}", self.child.id())).unwrap()).into_owned()
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = String> {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .map(|target| target.display().to_string())
+    }
+
+    fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(4);
+        while !holds() {
+            assert!(Instant::now() < deadline, "a node never {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
