@@ -29,7 +29,7 @@ fn seconds(mut text: &str) -> Option<u64> {
     }
 }
 
-/// How long ago, or how far ahead: `12s ago`, `in 59m`.
+/// How long ago, or how far ahead, to the nearest second: `12s ago`, `in 59m`.
 pub(crate) fn relative(time: UnixTime, now: UnixTime) -> String {
     if time > now {
         format!("in {}", duration(time.saturating_since(now)))
@@ -38,9 +38,9 @@ pub(crate) fn relative(time: UnixTime, now: UnixTime) -> String {
     }
 }
 
-/// In the largest unit of which there is one, rounded down, but `90m` rather than `1h`.
+/// In the largest unit of which there are two: `90m` rather than `1h`.
 fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    let seconds = (duration + Duration::from_millis(500)).as_secs();
     let (value, unit) = match seconds {
         0..120 => (seconds, 's'),
         120..7_200 => (seconds / 60, 'm'),
@@ -108,10 +108,9 @@ mod tests {
     #[test]
     fn a_time_is_told_from_now() {
         let now = UnixTime::from_millis(1_000_000_000_000);
-        let at = |seconds: i64| {
-            let millis = now.as_millis().checked_add_signed(seconds * 1_000).unwrap();
-            relative(UnixTime::from_millis(millis), now)
-        };
+        let at_millis =
+            |millis| relative(UnixTime::from_millis(now.as_millis().strict_add_signed(millis)), now);
+        let at = |seconds: i64| at_millis(seconds * 1_000);
         assert_eq!(at(0), "0s ago");
         assert_eq!(at(-12), "12s ago");
         assert_eq!(at(-119), "119s ago");
@@ -119,6 +118,7 @@ mod tests {
         assert_eq!(at(-7_200), "2h ago");
         assert_eq!(at(-172_800), "2d ago");
         assert_eq!(at(3_600), "in 60m");
+        assert_eq!(at_millis(3_599_990), "in 60m");
     }
 
     #[test]

@@ -60,4 +60,15 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn every_verb_that_answers_has_json() {
+        for verb in
+            ["status", "nodes", "topology", "token list", "token create --cluster east", "revoke east-1"]
+        {
+            let line = format!("carrick {verb} -o json");
+            Cli::try_parse_from(line.split(' ')).expect(&line);
+        }
+        Cli::try_parse_from(["carrick", "topology", "-o", "dot"]).unwrap();
+    }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Output {
     /// How to print it
-    #[arg(short, long = "output", value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) format: Format,
 }
 

@@ -4,7 +4,10 @@
 //! the data directory of a coordinator that the system runs.
 
 use std::{
-    env, fs, io,
+    env,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -63,7 +66,15 @@ pub(crate) fn write_profile(data_dir: &Path, url: &CoordinatorUrl, credential: &
     let profile = Profile { coordinator: url.to_string(), credential: credential.to_owned() };
     let path = data_dir.join(PROFILE_FILE);
     let draft = path.with_extension("new");
-    fs::write(&draft, serde_json::to_vec(&profile)?)
+    let json = serde_json::to_vec(&profile)?;
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)
+        .and_then(|mut file| file.write_all(&json))
         .and_then(|()| fs::rename(&draft, &path))
         .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -25,7 +25,7 @@ use crate::{
 #[command(after_help = "Example:\n  carrick topology -o dot | dot -Tsvg > mesh.svg")]
 pub(crate) struct Topology {
     /// How to print it
-    #[arg(short, long = "output", value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value_t)]
     format: Format,
     #[command(flatten)]
     remote: Remote,
