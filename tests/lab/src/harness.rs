@@ -9,7 +9,7 @@ use crate::lab::Lab;
 use crate::process::Process;
 use crate::sandbox;
 
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Runs the body of a test in a lab, within two minutes.
 ///

@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::capture::Capture;
 use crate::error::{Doing as _, Result, invalid};
+use crate::harness::eventually;
 use crate::netlink::{Netlink, Route};
 use crate::process::{Process, die_with_parent};
 use crate::state::NetworkState;
@@ -192,6 +193,13 @@ impl Host {
         let index = netlink.index(interface);
         let up = index.and_then(|index| netlink.set_up(index));
         up.doing(|| format!("bring up {interface} of {}", self.name()))
+    }
+
+    /// Waits until an interface that was brought up passes frames; until then the kernel drops some.
+    pub(crate) fn wait_until_up(&self, interface: &str) -> Result<()> {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let is_up = || self.netlink().is_ready(interface).ok()?.then_some(());
+        eventually(LIMIT, &format!("{interface} of {} to come up", self.name()), is_up)
     }
 
     pub(crate) fn netlink(&self) -> MutexGuard<'_, Netlink> {

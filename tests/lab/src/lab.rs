@@ -85,6 +85,7 @@ impl Lab {
         let index = switch.router.index(&port)?;
         let plugged = switch.router.netlink().set_master(index, bridge);
         plugged.doing(|| format!("plug {port} into {} of {}", switch.bridge, switch.router.name()))?;
+        switch.router.wait_until_up(&switch.bridge)?;
         for address in &addresses {
             host.add_address_to(interface, *address, true)?;
         }
@@ -169,6 +170,8 @@ fn join(a: (&Host, &str), b: (&Host, &str)) -> Result<Link> {
     made.doing(|| format!("join {} of {} and {} of {}", a.1, a.0.name(), b.1, b.0.name()))?;
     a.0.set_up(a.1)?;
     b.0.set_up(b.1)?;
+    a.0.wait_until_up(a.1)?;
+    b.0.wait_until_up(b.1)?;
     Ok(Link::new([(a.0.clone(), a.1.to_owned()), (b.0.clone(), b.1.to_owned())]))
 }
 

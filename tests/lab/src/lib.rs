@@ -12,6 +12,7 @@ mod harness;
 mod host;
 mod lab;
 mod link;
+pub mod mesh;
 mod netlink;
 mod packet;
 mod process;

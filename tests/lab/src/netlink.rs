@@ -3,6 +3,7 @@
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -99,16 +100,33 @@ impl Netlink {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {name}")))
     }
 
+    /// Whether an interface is up to IPv6: the kernel gives it a link-local address when it is.
+    pub(crate) fn is_ready(&mut self, name: &str) -> io::Result<bool> {
+        let index = self.index(name)?;
+        let is_ready = |address: &AddressMessage| {
+            address.header.index == index
+                && address.header.scope == AddressScope::Link
+                && !address.header.flags.contains(AddressHeaderFlags::Tentative)
+        };
+        Ok(self.addresses()?.iter().any(is_ready))
+    }
+
     pub(crate) fn index(&mut self, name: &str) -> io::Result<u32> {
         Ok(self.link(name)?.header.index)
     }
 
     /// Makes a veth pair: `name` here and `peer` in the namespace behind the descriptor `peer_namespace`.
     pub(crate) fn add_veth(&mut self, name: &str, peer: &str, peer_namespace: RawFd) -> io::Result<()> {
+        // Chosen by the kernel, both indices could be the same. It then takes the pair for one device that is not
+        // stacked on another, and leaves the news of its carrier lying for up to a second (net/core/link_watch.c).
+        static NEXT_INDEX: AtomicU32 = AtomicU32::new(1000);
+        let index = NEXT_INDEX.fetch_add(2, Ordering::Relaxed);
         let mut other = LinkMessage::default();
+        other.header.index = index + 1;
         other.attributes =
             vec![LinkAttribute::IfName(peer.to_owned()), LinkAttribute::NetNsFd(peer_namespace)];
         let mut link = LinkMessage::default();
+        link.header.index = index;
         link.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::LinkInfo(vec![
