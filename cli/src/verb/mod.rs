@@ -2,6 +2,7 @@
 
 mod completions;
 mod coordinator;
+mod demo;
 mod join;
 mod node;
 mod nodes;
@@ -16,6 +17,7 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    Demo(demo::Demo),
     Coordinator(coordinator::Coordinator),
     Token(token::Token),
     Join(join::Join),
@@ -31,6 +33,7 @@ impl Verb {
     /// Does what was asked for. Verbs start runtimes and threads of their own.
     pub(crate) fn run(self) -> Result<()> {
         match self {
+            Self::Demo(verb) => verb.run(),
             Self::Coordinator(verb) => verb.run(),
             Self::Token(verb) => verb.run(),
             Self::Join(verb) => verb.run(),

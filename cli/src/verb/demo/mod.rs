@@ -58,8 +58,10 @@ impl Demo {
 
     fn enter(&self) -> Result<()> {
         sandbox::preflight()?;
-        let page = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1 for the web page")?;
-        let mut arguments = vec!["demo".into(), "--page-fd".into(), OsString::from(page.as_raw_fd().to_string())];
+        let page = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .context("cannot listen on 127.0.0.1 for the web page")?;
+        let mut arguments =
+            vec!["demo".into(), "--page-fd".into(), OsString::from(page.as_raw_fd().to_string())];
         arguments.extend(self.once.then(|| "--once".into()));
         arguments.extend(self.json.then(|| "--json".into()));
         let status = sandbox::reexec(Path::new("/proc/self/exe"), &arguments, &[], &[page.as_raw_fd()])?;
@@ -111,7 +113,9 @@ impl Demo {
 
 /// The coordinator, and no other process, inherits the socket of the web page.
 fn start_coordinator(mesh: &mut Mesh, page: &TcpListener) -> Result<()> {
-    let inherit = |flags| fcntl(page.as_fd(), FcntlArg::F_SETFD(flags)).context("cannot hand the web page's socket over");
+    let inherit = |flags| {
+        fcntl(page.as_fd(), FcntlArg::F_SETFD(flags)).context("cannot hand the web page's socket over")
+    };
     inherit(FdFlag::empty())?;
     let started = mesh.start_coordinator(&["--listen-fd".into(), page.as_raw_fd().to_string().into()]);
     inherit(FdFlag::FD_CLOEXEC)?;
@@ -123,7 +127,10 @@ fn print_last_words(mesh: &Mesh) {
     for (name, process) in mesh.coordinator.iter().map(|process| ("coordinator", process)).chain(nodes) {
         let output = process.output();
         let lines: Vec<&str> = output.lines().collect();
-        output::note(&format!("--- the last lines of {name}:\n{}", lines[lines.len().saturating_sub(8)..].join("\n")));
+        output::note(&format!(
+            "--- the last lines of {name}:\n{}",
+            lines[lines.len().saturating_sub(8)..].join("\n")
+        ));
     }
 }
 

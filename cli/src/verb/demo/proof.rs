@@ -110,7 +110,12 @@ fn first_answer(mesh: &Mesh, report: &mut Report) -> Result<String> {
     ensure!(answer == body(&to.name), "the answer was {answer:?}");
     let elapsed = report.elapsed();
     report.first_answer = Some(elapsed);
-    Ok(format!("the pod on {} asked the pod on {}, {:.2} s after the start", from.name, to.name, elapsed.as_secs_f64()))
+    Ok(format!(
+        "the pod on {} asked the pod on {}, {:.2} s after the start",
+        from.name,
+        to.name,
+        elapsed.as_secs_f64()
+    ))
 }
 
 fn all_pods(mesh: &Mesh) -> Result<String> {
@@ -142,7 +147,10 @@ fn all_nodes(mesh: &Mesh) -> Result<String> {
             }
         }
     }
-    Ok(format!("overlay addresses, IPv4 and IPv6; the slowest ping took {:.1} ms", slowest.as_secs_f64() * 1e3))
+    Ok(format!(
+        "overlay addresses, IPv4 and IPv6; the slowest ping took {:.1} ms",
+        slowest.as_secs_f64() * 1e3
+    ))
 }
 
 /// What is seen on the cables of the nodes.
@@ -163,7 +171,8 @@ impl Seen {
             return;
         };
         let (source, destination) = (ip.source, ip.destination);
-        let neighbour_discovery = ip.protocol == 58 && ip.payload.first().is_some_and(|kind| (133..=137).contains(kind));
+        let neighbour_discovery =
+            ip.protocol == 58 && ip.payload.first().is_some_and(|kind| (133..=137).contains(kind));
         if destination.is_multicast() || neighbour_discovery {
             self.link += 1;
         } else if coordinator.contains(&source) || coordinator.contains(&destination) {
@@ -219,7 +228,9 @@ fn revoke(mesh: &Mesh, report: &mut Report) -> Result<String> {
     let (from, to) = (&mesh.nodes[REVOKED], &mesh.nodes[mesh.nodes.len() - 1]);
     let address = SocketAddr::new(to.pod_ips[0], BEACON);
     let beacon = Beacon::start(&from.pod, &to.pod, address, Duration::from_millis(1), MARKER.as_bytes())?;
-    eventually(PATIENCE, "datagrams of the node that will be revoked", || (beacon.received() > 100).then_some(()))?;
+    eventually(PATIENCE, "datagrams of the node that will be revoked", || {
+        (beacon.received() > 100).then_some(())
+    })?;
     let commanded = Instant::now();
     let output = mesh.operate(&["revoke", &from.name, "--reason", "demo"])?;
     ensure!(output.status.success(), "carrick revoke: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -237,7 +248,11 @@ fn revoke(mesh: &Mesh, report: &mut Report) -> Result<String> {
     ensure!(!status.success(), "the revoked node's agent ended as if nothing had happened");
     let again = from.host.spawn(&from.name, mesh.node_command(REVOKED, None)?)?;
     ensure!(!again.wait(PATIENCE)?.success(), "the revoked node came back with the same keys");
-    Ok(format!("{} was silent {:.1} ms after the command, and cannot come back", from.name, delay.as_secs_f64() * 1e3))
+    Ok(format!(
+        "{} was silent {:.1} ms after the command, and cannot come back",
+        from.name,
+        delay.as_secs_f64() * 1e3
+    ))
 }
 
 fn others_go_on(mesh: &Mesh) -> Result<String> {
@@ -248,7 +263,8 @@ fn others_go_on(mesh: &Mesh) -> Result<String> {
             http_get(&from.pod, SocketAddr::new(to.pod_ips[0], HTTP), PATIENCE)
                 .with_context(|| format!("from the pod on {} to the pod on {}", from.name, to.name))?;
         }
-        let cut_off = http_get(&from.pod, SocketAddr::new(revoked.pod_ips[0], HTTP), Duration::from_millis(300));
+        let cut_off =
+            http_get(&from.pod, SocketAddr::new(revoked.pod_ips[0], HTTP), Duration::from_millis(300));
         ensure!(cut_off.is_err(), "the pod on {} still reaches the pod on {}", from.name, revoked.name);
     }
     Ok(format!("{} pods still reach each other, and none reaches the pod on {}", others.len(), revoked.name))

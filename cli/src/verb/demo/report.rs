@@ -39,7 +39,13 @@ pub(super) struct Outcome {
 
 impl Report {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), steps: Vec::new(), first_answer: None, throughput: None, revoke: None }
+        Self {
+            started: Instant::now(),
+            steps: Vec::new(),
+            first_answer: None,
+            throughput: None,
+            revoke: None,
+        }
     }
 
     /// How long the demo has run.
@@ -65,7 +71,9 @@ impl Report {
     }
 
     pub(super) fn print_summary(&self) {
-        let ms = |value: Option<Duration>| value.map_or("-".to_owned(), |value| format!("{:.1} ms", millis(value)));
+        let ms = |value: Option<Duration>| {
+            value.map_or("-".to_owned(), |value| format!("{:.1} ms", millis(value)))
+        };
         let throughput = self.throughput.map_or("-".to_owned(), |bits| format!("{:.2} Gbit/s", bits / 1e9));
         output::note(&format!(
             "\nfirst answer across clusters: {}   throughput, one stream: {throughput}   revoke to last packet: {}",
