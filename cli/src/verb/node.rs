@@ -45,8 +45,8 @@ pub(crate) struct NodeOptions {
     /// A network it speaks for, such as a pod CIDR; may be repeated [default: as when it joined]
     #[arg(long = "prefix", value_name = "CIDR")]
     pub(super) prefixes: Vec<Cidr>,
-    /// The UDP port of its tunnels; 0 for any that is free
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    /// The UDP port of its tunnels; 0 takes any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 51820)]
     pub(super) listen_port: u16,
     /// The name of its network interface
     #[arg(long, value_name = "NAME", default_value = "carrick0", value_parser = parse_interface)]
