@@ -20,6 +20,9 @@ use crate::netlink::{Netlink, Route};
 use crate::process::{Process, die_with_parent};
 use crate::state::NetworkState;
 
+/// How long the kernel may take to bring up an interface or an address.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// A host of the lab: a network namespace. Clones are the same host; the last one takes the namespace with it.
 #[derive(Clone)]
 pub struct Host(Arc<Inner>);
@@ -173,10 +176,11 @@ impl Host {
     }
 
     pub(crate) fn add_address_to(&self, interface: &str, address: IpNet, with_route: bool) -> Result<()> {
-        let mut netlink = self.netlink();
-        let index = netlink.index(interface);
-        let added = index.and_then(|index| netlink.add_address(index, address, with_route));
-        added.doing(|| format!("add {address} to {interface} of {}", self.name()))
+        let index = self.index(interface)?;
+        let added = self.netlink().add_address(index, address, with_route);
+        added.doing(|| format!("add {address} to {interface} of {}", self.name()))?;
+        let is_settled = || self.netlink().is_settled(index, address).ok()?.then_some(());
+        eventually(SETTLE, &format!("{address} on {interface} of {}", self.name()), is_settled)
     }
 
     pub(crate) fn add_route_to(&self, route: &Route) -> Result<()> {
@@ -197,9 +201,8 @@ impl Host {
 
     /// Waits until an interface that was brought up passes frames; until then the kernel drops some.
     pub(crate) fn wait_until_up(&self, interface: &str) -> Result<()> {
-        const LIMIT: Duration = Duration::from_secs(5);
         let is_up = || self.netlink().is_ready(interface).ok()?.then_some(());
-        eventually(LIMIT, &format!("{interface} of {} to come up", self.name()), is_up)
+        eventually(SETTLE, &format!("{interface} of {} to come up", self.name()), is_up)
     }
 
     pub(crate) fn netlink(&self) -> MutexGuard<'_, Netlink> {

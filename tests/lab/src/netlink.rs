@@ -111,6 +111,17 @@ impl Netlink {
         Ok(self.addresses()?.iter().any(is_ready))
     }
 
+    /// Whether an interface answers for an address. Even without duplicate detection an IPv6 address is tentative
+    /// until the interface has joined its multicast group.
+    pub(crate) fn is_settled(&mut self, index: u32, address: IpNet) -> io::Result<bool> {
+        let is_it = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Local(ip) | AddressAttribute::Address(ip) if *ip == address.addr());
+        Ok(self.addresses()?.iter().any(|message| {
+            message.header.index == index
+                && !message.header.flags.contains(AddressHeaderFlags::Tentative)
+                && message.attributes.iter().any(is_it)
+        }))
+    }
+
     pub(crate) fn index(&mut self, name: &str) -> io::Result<u32> {
         Ok(self.link(name)?.header.index)
     }
@@ -165,15 +176,12 @@ impl Netlink {
         self.set_link(index, LinkAttribute::Mtu(mtu))
     }
 
-    /// Adds an address which works at once; `with_route` also adds the route to its prefix.
+    /// Adds an address; `with_route` also adds the route to its prefix.
     pub(crate) fn add_address(&mut self, index: u32, address: IpNet, with_route: bool) -> io::Result<()> {
-        let mut flags = AddressFlags::Nodad;
-        if !with_route {
-            flags |= AddressFlags::Noprefixroute;
-        }
         let mut message = address_message(index, address);
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(flags));
+        if !with_route {
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+        }
         if let (IpNet::V4(net), true) = (address, address.prefix_len() < 31) {
             message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
         }

@@ -4,15 +4,19 @@
 
 use std::env;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::{self, Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use carrick_lab::traffic::{Beacon, HttpServer, http_get, ping, stream};
-use carrick_lab::{Error, Host, Lab, Link, Signal, eventually, in_lab, in_lab_for};
+use carrick_lab::{Error, Host, Lab, Link, Signal, eventually, in_lab, in_lab_for, preflight, reexec};
+use nix::sys::signal::{kill, killpg};
+use nix::unistd::{Pid, geteuid};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -246,7 +250,8 @@ fn a_lab_works_without_privileges() {
     let directory = env::temp_dir().join(format!("carrick-lab-{}", process::id()));
     fs::create_dir(&directory).unwrap();
     let copy = directory.join("lab");
-    fs::copy(env::current_exe().unwrap(), &copy).unwrap();
+    // By another process: a descriptor for writing, inherited by a concurrent fork, would make the copy "busy".
+    assert!(Command::new("cp").arg(env::current_exe().unwrap()).arg(&copy).status().unwrap().success());
     for path in [&directory, &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -257,10 +262,39 @@ fn a_lab_works_without_privileges() {
         .chain(&more)
         .map(|claim| run_test(copy.clone(), claim, "nobody", Some(NOBODY)))
         .collect();
+    let checked = run_test(copy, "helper_that_checks", "nobody", Some(NOBODY));
     fs::remove_dir_all(&directory).unwrap();
+    let checked = text(&checked);
+    let answers = ["preflight: Ok(())", "preflight: Err(/dev/net/tun is not accessible to uid 65534"];
+    assert!(answers.iter().any(|answer| checked.contains(answer)), "{checked}");
     for run in &runs {
         assert!(run.status.success() && text(run).contains("1 passed"), "{}", text(run));
     }
+}
+
+#[test]
+fn a_program_in_the_sandbox_gives_its_status_and_keeps_its_descriptors() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let script =
+        format!("echo \"$WORD $CARRICK_LAB $(grep -c : /proc/net/dev)\" >&{0}; exit 7", writer.as_raw_fd());
+    let word = [("WORD".into(), "word".into())];
+    let status =
+        reexec(Path::new("/bin/sh"), &["-c".into(), script.into()], &word, &[writer.as_raw_fd()]).unwrap();
+    drop(writer);
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    assert_eq!((status.code(), said.as_str()), (Some(7), "word 1 1\n"));
+}
+
+#[test]
+fn a_signal_to_end_goes_on_to_the_program_in_the_sandbox() {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["helper_that_waits_for_a_signal", "--exact", "--nocapture", "--ignored"]);
+    let mut outer = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(outer.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("ready")));
+    kill(Pid::from_raw(outer.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert_eq!(outer.wait().unwrap().code(), Some(9));
 }
 
 #[test]
@@ -279,6 +313,23 @@ fn helper_that_panics() {
         println!("started");
         panic!("deliberate");
     });
+}
+
+#[test]
+#[ignore = "a helper that says what is missing"]
+fn helper_that_checks() {
+    match preflight() {
+        Ok(()) => println!("preflight: Ok(())"),
+        Err(missing) => println!("preflight: Err({missing})"),
+    }
+}
+
+#[test]
+#[ignore = "a helper that ends this program"]
+fn helper_that_waits_for_a_signal() {
+    let script = r#"trap "exit 9" TERM; echo ready; sleep 1000 & wait"#;
+    let status = reexec(Path::new("/bin/sh"), &["-c".into(), script.into()], &[], &[]).unwrap();
+    process::exit(status.code().unwrap());
 }
 
 #[test]
@@ -345,7 +396,7 @@ fn run_test(program: PathBuf, test: &str, tag: &str, uid: Option<u32>) -> Output
     command
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
         .env("LAB_TEST_TAG", tag);
-    if let Some(uid) = uid.filter(|_| nix::unistd::geteuid().is_root()) {
+    if let Some(uid) = uid.filter(|_| geteuid().is_root()) {
         command.uid(uid).gid(uid).current_dir("/");
     }
     command.output().unwrap()
@@ -361,7 +412,7 @@ fn tagged(tag: &str) -> Vec<PathBuf> {
 }
 
 fn group_is_empty(group: u32) -> bool {
-    nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group.cast_signed()), None).is_err()
+    killpg(Pid::from_raw(group.cast_signed()), None).is_err()
 }
 
 fn text(run: &Output) -> String {
