@@ -127,7 +127,13 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     let port = sockets.port();
     let interface = Interface::up(tun.index(), config.mtu).await?;
     let secret = identity.keys.wireguard.clone();
-    let (shard, failure) = Shard::start(secret, tun, sockets).map_err(NodeError::PacketPath)?;
+    let (shard, failure) = match Shard::start(secret, tun, sockets) {
+        Ok(started) => started,
+        Err(error) => {
+            interface.down().await?;
+            return Err(NodeError::PacketPath(error));
+        }
+    };
     let public_key = identity.keys.wireguard.public();
     info!(interface = config.interface, port, %public_key, "node agent started");
 

@@ -62,14 +62,10 @@ impl Interface {
         let link = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
         let set = interface.handle.link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("bring the interface up".to_owned(), error))?;
-        interface.remove_rules().await?;
-        for family in &interface.families {
-            let mut request = interface.handle.rule().add();
-            *request.message_mut() = rule(family);
-            let added = request.execute().await;
-            added.map_err(|error| {
-                NetlinkError::Refused(format!("add the routing rule for {family:?}"), error)
-            })?;
+        if let Err(error) = interface.point_rules().await {
+            // Half of them would be worse than none. The first error is the one to tell.
+            let _ = interface.down().await;
+            return Err(error);
         }
         Ok(interface)
     }
@@ -115,6 +111,19 @@ impl Interface {
 
     fn speaks(&self, address: IpAddr) -> bool {
         address.is_ipv4() || self.families.contains(&IpVersion::V6)
+    }
+
+    async fn point_rules(&self) -> Result<(), NetlinkError> {
+        self.remove_rules().await?;
+        for family in &self.families {
+            let mut request = self.handle.rule().add();
+            *request.message_mut() = rule(family);
+            let added = request.execute().await;
+            added.map_err(|error| {
+                NetlinkError::Refused(format!("add the routing rule for {family:?}"), error)
+            })?;
+        }
+        Ok(())
     }
 
     async fn remove_rules(&self) -> Result<(), NetlinkError> {
