@@ -164,7 +164,8 @@ mod tests {
             let slot = gate.enter("2001:db8::1".parse().unwrap()).unwrap();
             slot.known();
         }
-        assert!(gate.lock().by_source.is_empty());
-        assert_eq!(gate.lock().all.connections + gate.lock().all.strangers, 0);
+        let counts = gate.lock();
+        assert!(counts.by_source.is_empty());
+        assert_eq!((counts.all.connections, counts.all.strangers), (0, 0));
     }
 }

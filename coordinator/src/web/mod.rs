@@ -5,7 +5,7 @@ use http::header;
 
 /// Nothing but what this server sends itself, and nothing inline.
 pub(crate) const CONTENT_SECURITY_POLICY: &str =
-    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// `/`.
 pub(crate) async fn index() -> Html<&'static str> {
