@@ -245,8 +245,7 @@ impl StoreError {
 
 /// SQLite reports a full disk as an I/O error where it could not grow the index of its write-ahead log.
 fn is_out_of_space(error: &rusqlite::Error) -> bool {
-    let grows = [rusqlite::ffi::SQLITE_IOERR_SHMSIZE, rusqlite::ffi::SQLITE_IOERR_WRITE];
-    error.sqlite_error().is_some_and(|error| grows.contains(&error.extended_code))
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 #[cfg(test)]

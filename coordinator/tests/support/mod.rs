@@ -30,10 +30,7 @@ use rustls::{
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::Message,
-};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything takes here, so that a test which waits in vain fails.
@@ -120,7 +117,13 @@ impl Running {
     }
 
     /// Asks with an `Authorization` of one's own; none where it is empty.
-    pub(crate) async fn ask_as(&self, authorization: &str, method: &str, path: &str, body: Option<&str>) -> Answer {
+    pub(crate) async fn ask_as(
+        &self,
+        authorization: &str,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         if !authorization.is_empty() {
             request = request.header("authorization", authorization);

@@ -1,0 +1,210 @@
+//! The HTTP API over real TLS on loopback: who may ask, what is answered, and what junk gets.
+
+mod support;
+
+use carrick_types::JoinToken;
+use carrick_wire::api::{Cluster, CreatedToken, Node as ApiNode, Token, TokenState, Topology};
+use http::Request;
+use http_body_util::BodyExt as _;
+use support::{Node, PATIENCE, Running, eventually, start};
+use tokio::time::timeout;
+
+#[tokio::test]
+async fn nothing_but_health_is_open_without_a_credential() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let document: serde_json::Value = coordinator.get("/openapi.json").await;
+    let mut asked = vec![("get".to_owned(), "/".to_owned()), ("get".into(), "/app.js".into())];
+    asked.extend([("get".into(), "/style.css".into()), ("get".into(), "/nowhere".into())]);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            asked.push((method.clone(), path.replace("{node}", "a").replace("{id}", "aaaaaaaaaaaaaaaa")));
+        }
+    }
+    assert!(asked.len() > 15, "{asked:?}");
+    for (method, path) in asked {
+        let open = ["/healthz", "/readyz"].contains(&path.as_str());
+        for authorization in ["", "Bearer junk", "Basic eDp5"] {
+            let answer = coordinator.ask_as(authorization, &method.to_uppercase(), &path, None).await;
+            assert_eq!(answer.status, if open { 200 } else { 401 }, "{method} {path} with {authorization:?}");
+            if !open {
+                assert!(answer.headers.contains_key("www-authenticate"));
+                answer.problem();
+            }
+        }
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn a_viewer_and_a_browser_read_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let viewer = format!("Bearer {}", coordinator.viewer);
+    for authorization in [viewer, Running::basic(&coordinator.viewer), Running::basic(&coordinator.admin)] {
+        for path in ["/", "/v1/topology", "/v1/tokens", "/metrics", "/openapi.json"] {
+            assert_eq!(coordinator.ask_as(&authorization, "GET", path, None).await.status, 200, "{path}");
+        }
+        for (method, path) in [
+            ("POST", "/v1/tokens"),
+            ("DELETE", "/v1/tokens/aaaaaaaaaaaaaaaa"),
+            ("POST", "/v1/nodes/a/revoke"),
+        ] {
+            let answer =
+                coordinator.ask_as(&authorization, method, path, Some(r#"{"cluster":"east"}"#)).await;
+            assert_eq!(answer.status, 403, "{method} {path}");
+            answer.problem();
+        }
+    }
+    assert_eq!(coordinator.get::<Vec<Token>>("/v1/tokens").await, []);
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_shown_once_and_can_be_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let answer = coordinator.ask("POST", "/v1/tokens", Some(r#"{"cluster":"east","uses":3}"#)).await;
+    assert_eq!(answer.status, 201);
+    let created: CreatedToken = answer.json();
+    let token: JoinToken = created.token.parse().unwrap();
+    assert_eq!((token.id, token.cluster.as_str(), token.ca), (created.id, "east", coordinator.admin.ca()));
+    assert_eq!(token.urls, [format!("https://{}", coordinator.address)]);
+
+    let listed = coordinator.ask("GET", "/v1/tokens", None).await;
+    assert!(!String::from_utf8(listed.body.to_vec()).unwrap().contains("carrick_join"));
+    let path = format!("/v1/tokens/{}", token.id);
+    for _ in 0..2 {
+        assert_eq!(coordinator.ask("DELETE", &path, None).await.status, 204);
+    }
+    assert_eq!(coordinator.get::<Vec<Token>>("/v1/tokens").await[0].state, TokenState::Revoked);
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn every_error_is_a_problem_that_says_what_was_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let large = format!(r#"{{"cluster":"{}"}}"#, "x".repeat(70_000));
+    let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(501));
+    let nobody = "/v1/nodes/nobody";
+    for (method, path, body, status, why) in [
+        ("GET", "/v1/nowhere", None, 404, "there is no /v1/nowhere"),
+        ("PUT", "/v1/tokens", None, 405, "does not take PUT"),
+        ("POST", "/healthz", None, 405, "does not take POST"),
+        ("GET", nobody, None, 404, "there is no node \"nobody\""),
+        ("POST", "/v1/nodes/nobody/revoke", None, 404, "there is no node"),
+        ("POST", "/v1/nodes/nobody/revoke", Some(&*long), 400, "500 bytes"),
+        ("DELETE", "/v1/tokens/x", None, 400, "is not a token id"),
+        ("DELETE", "/v1/tokens/aaaaaaaaaaaaaaaa", None, 404, "there is no join token"),
+        ("POST", "/v1/tokens", None, 400, "the body is missing"),
+        ("POST", "/v1/tokens", Some("{"), 400, "in the body: EOF"),
+        ("POST", "/v1/tokens", Some(r#"{"cluster":"east","colour":1}"#), 400, "unknown field `colour`"),
+        ("POST", "/v1/tokens", Some(r#"{"cluster":"East"}"#), 400, "not a valid cluster name"),
+        ("POST", "/v1/tokens", Some(r#"{"cluster":"east","uses":0}"#), 400, "give 1 to 100000"),
+        (
+            "POST",
+            "/v1/tokens",
+            Some(r#"{"cluster":"east","ttl_seconds":31536001}"#),
+            400,
+            "give 1 to 31536000",
+        ),
+        ("POST", "/v1/tokens", Some(&*large), 413, "at most 65536 bytes"),
+        ("GET", "/v1/session", None, 400, "upgrade"),
+        ("GET", "/v1/nodes/%ff", None, 400, "UTF-8"),
+    ] {
+        let answer = coordinator.ask(method, path, body).await;
+        assert_eq!(answer.status, status, "{method} {path}: {:?}", answer.body);
+        let detail = answer.problem().detail;
+        assert!(detail.contains(why), "{method} {path}: {detail}");
+    }
+    let plain = Request::builder()
+        .method("POST")
+        .uri("/v1/tokens")
+        .header("authorization", format!("Bearer {}", coordinator.admin))
+        .header("content-type", "text/plain")
+        .body("{}".to_owned())
+        .unwrap();
+    let answer = coordinator.send(plain).await;
+    assert_eq!((answer.status.as_u16(), answer.problem().status), (415, 415));
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_is_sent_the_topology_at_once_and_after_each_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let token = coordinator.token("east", 1).await;
+    let request = Request::builder()
+        .uri("/v1/topology/watch")
+        .header("authorization", Running::basic(&coordinator.viewer))
+        .body(String::new())
+        .unwrap();
+    let mut events = coordinator.open(request).await.into_body();
+    let first = event(&mut events).await;
+    assert_eq!(first.nodes, []);
+    let member = coordinator.join(&Node::new(1, "a"), Some(&token)).await.unwrap();
+    let mut last = first;
+    while !last.nodes.first().is_some_and(|node| node.online) {
+        last = event(&mut events).await;
+    }
+    drop(member);
+    while last.nodes[0].online {
+        last = event(&mut events).await;
+    }
+    assert_eq!(last.clusters, [Cluster { name: "east".parse().unwrap(), nodes: 1 }]);
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_runs_nothing_but_its_own_script() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let page = coordinator.ask("GET", "/", None).await;
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'self'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(page.headers["x-content-type-options"], "nosniff");
+    assert_eq!(page.headers["cache-control"], "no-store");
+    let script = coordinator.ask("GET", "/app.js", None).await;
+    assert_eq!(script.headers["content-type"], "text/javascript; charset=utf-8");
+    for way_in in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+        assert!(!String::from_utf8_lossy(&script.body).contains(way_in), "{way_in}");
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_count_nodes_sessions_and_refusals() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let token = coordinator.token("east", 1).await;
+    let member = coordinator.join(&Node::new(1, "a"), Some(&token)).await.unwrap();
+    coordinator.join(&Node::new(2, "b"), Some(&token)).await.map(drop).unwrap_err();
+    eventually("the metrics", || async {
+        let text = String::from_utf8(coordinator.ask("GET", "/metrics", None).await.body.to_vec()).unwrap();
+        [
+            "carrick_nodes{state=\"active\"} 1",
+            "carrick_sessions 1",
+            "carrick_refusals_total{reason=\"token\"} 1",
+        ]
+        .iter()
+        .all(|line| text.contains(line))
+    })
+    .await;
+    let node: ApiNode = coordinator.get("/v1/nodes/a").await;
+    assert_eq!(node.evidence[0].kind, "join-token");
+    drop(member);
+    coordinator.stop().await;
+}
+
+/// The next event of a watch.
+async fn event(events: &mut hyper::body::Incoming) -> Topology {
+    let mut text = String::new();
+    while !text.ends_with("\n\n") || !text.contains("data:") {
+        let frame = timeout(PATIENCE, events.frame()).await.unwrap().expect("one more event").unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    assert!(text.contains("event: topology\n"), "{text}");
+    let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    serde_json::from_str(data).unwrap()
+}
