@@ -19,7 +19,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, write};
@@ -215,14 +215,19 @@ fn put(path: &CStr, text: &[u8]) -> io::Result<()> {
 
 /// Returns in a child that dies with the calling process, which becomes its supervisor. Async-signal-safe.
 fn supervised_fork() -> io::Result<()> {
+    // Blocked, the signals that come before the supervisor is ready wait for it.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     // SAFETY: both sides make only async-signal-safe calls, as after the fork that led here.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => supervise(child),
-        ForkResult::Child => Ok(set_pdeathsig(Signal::SIGKILL)?),
+        ForkResult::Child => {
+            mask.thread_set_mask()?;
+            Ok(set_pdeathsig(Signal::SIGKILL)?)
+        }
     }
 }
 
-/// Reaps every child, passes signals on to one of them, and ends as that one ends.
+/// Reaps every child, passes signals, all blocked, on to one of them, and ends as that one ends.
 fn supervise(child: Pid) -> ! {
     /// What a shell adds to the number of the signal that ended a program.
     const BY_SIGNAL: i32 = 128;
@@ -230,7 +235,6 @@ fn supervise(child: Pid) -> ! {
     // SAFETY: closing descriptors is sound here because nothing in this process uses them any more; the
     // status of `exec` goes through the child's copies.
     unsafe { libc::close_range(0, u32::MAX, 0) };
-    let _ = all.thread_set_mask();
     loop {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -265,6 +269,8 @@ struct Forwarding {
 }
 
 static FORWARD_TO: AtomicI32 = AtomicI32::new(0);
+/// A signal that came before there was a child to pass it on to.
+static PENDING: AtomicI32 = AtomicI32::new(0);
 
 impl Forwarding {
     fn start() -> io::Result<Self> {
@@ -279,12 +285,18 @@ impl Forwarding {
 
     fn to(&self, child: u32) {
         FORWARD_TO.store(child.cast_signed(), Ordering::SeqCst);
+        let pending = PENDING.swap(0, Ordering::SeqCst);
+        if pending > 0 {
+            // SAFETY: kill(2) touches no memory of this process.
+            unsafe { libc::kill(child.cast_signed(), pending) };
+        }
     }
 }
 
 impl Drop for Forwarding {
     fn drop(&mut self) {
         FORWARD_TO.store(0, Ordering::SeqCst);
+        PENDING.store(0, Ordering::SeqCst);
         for (signal, action) in &self.before {
             // SAFETY: this puts back what was there before.
             let _ = unsafe { sigaction(*signal, action) };
@@ -293,10 +305,15 @@ impl Drop for Forwarding {
 }
 
 extern "C" fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let child = FORWARD_TO.load(Ordering::SeqCst);
     // SAFETY: the kernel passes a valid siginfo_t to a SA_SIGINFO handler.
     let by_a_process = unsafe { (*info).si_code } <= 0;
-    if child > 0 && by_a_process {
+    if !by_a_process {
+        return;
+    }
+    // Noted first: `Forwarding::to` then sees it, or this sees the child.
+    PENDING.store(signal, Ordering::SeqCst);
+    let child = FORWARD_TO.load(Ordering::SeqCst);
+    if child > 0 && PENDING.swap(0, Ordering::SeqCst) > 0 {
         // SAFETY: kill(2) touches no memory of this process and is async-signal-safe.
         unsafe { libc::kill(child, signal) };
     }

@@ -275,8 +275,10 @@ fn a_lab_works_without_privileges() {
 #[test]
 fn a_program_in_the_sandbox_gives_its_status_and_keeps_its_descriptors() {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let script =
-        format!("echo \"$WORD $CARRICK_LAB $(grep -c : /proc/net/dev)\" >&{0}; exit 7", writer.as_raw_fd());
+    let script = format!(
+        "echo \"$WORD $CARRICK_LAB $(grep -c : /proc/net/dev)\" >/proc/self/fd/{0}; exit 7",
+        writer.as_raw_fd()
+    );
     let word = [("WORD".into(), "word".into())];
     let status =
         reexec(Path::new("/bin/sh"), &["-c".into(), script.into()], &word, &[writer.as_raw_fd()]).unwrap();
