@@ -35,6 +35,9 @@ use crate::{
 /// How long sessions and requests may take to end once the coordinator is asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long the store may take to close after that.
+const CLOSE: Duration = Duration::from_secs(2);
+
 /// A coordinator whose sockets are bound and whose store is open.
 pub struct Coordinator {
     app: Arc<App>,
@@ -46,8 +49,6 @@ pub struct Coordinator {
     first_start: bool,
     admin_credential: PathBuf,
     viewer_credential: PathBuf,
-    /// Held until everything else is gone.
-    _data_dir: DataDir,
 }
 
 impl Coordinator {
@@ -88,7 +89,9 @@ impl Coordinator {
         };
         let Contents { authority, store, first_start } = contents;
         let credentials = store.credentials()?;
-        let (mesh, ended) = Mesh::start(store)?;
+        let (admin_credential, viewer_credential) =
+            (data_dir.admin_credential(), data_dir.viewer_credential());
+        let (mesh, ended) = Mesh::start(store, data_dir)?;
         let state = mesh.state();
 
         let local = address::local()
@@ -132,9 +135,8 @@ impl Coordinator {
             server,
             ended,
             first_start,
-            admin_credential: data_dir.admin_credential(),
-            viewer_credential: data_dir.viewer_credential(),
-            _data_dir: data_dir,
+            admin_credential,
+            viewer_credential,
         })
     }
 
@@ -178,7 +180,7 @@ impl Coordinator {
     /// # Errors
     /// [`RunError`] where a part ended that the rest cannot do without.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { app, listeners, stun, server, ended, _data_dir, .. } = self;
+        let Self { app, listeners, stun, server, mut ended, .. } = self;
         let mut tasks = JoinSet::new();
         for listener in listeners {
             let accept = serve::accept(listener, server.clone());
@@ -196,7 +198,7 @@ impl Coordinator {
         }
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            _ = ended => Err(RunError::OwnerEnded),
+            _ = &mut ended => Err(RunError::OwnerEnded),
             task = tasks.join_next() => match task {
                 Some(Ok(name)) => Err(RunError::TaskEnded(name)),
                 Some(Err(_)) | None => Err(RunError::TaskEnded("socket")),
@@ -213,6 +215,10 @@ impl Coordinator {
         };
         if timeout(DRAIN, drained).await.is_err() {
             warn!(connections = connections.len(), sessions = sessions.len(), "not everybody left in time");
+        }
+        drop((server, app));
+        if !matches!(outcome, Err(RunError::OwnerEnded)) && timeout(CLOSE, ended).await.is_err() {
+            warn!("the store is still open");
         }
         info!("stopped");
         outcome

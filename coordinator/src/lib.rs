@@ -1,8 +1,8 @@
 //! The coordinator: HTTP API, sessions with nodes, netmaps, store and web page.
 //!
 //! One thread owns the mesh: every change is committed to the store there and only then published, as an immutable
-//! [`MeshState`](state::MeshState), to whoever answers nodes and operators. What a change leads to is decided by pure
-//! functions ([`admission`], [`netmap`]); the rest moves bytes.
+//! `MeshState`, to whoever answers nodes and operators. What a change leads to is decided by pure
+//! functions (`admission`, `netmap`); the rest moves bytes.
 //!
 //! Start at [`Coordinator::start`]. Path relays, evidence beyond join tokens and a replicated store are not here yet.
 
@@ -32,3 +32,4 @@ mod web;
 pub use config::Config;
 pub use coordinator::Coordinator;
 pub use error::{RunError, StartError};
+pub use store::StoreError;

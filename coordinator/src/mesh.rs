@@ -48,15 +48,18 @@ pub(crate) enum TokenError {
 }
 
 impl Mesh {
-    /// Starts the thread that owns the store from here on.
-    pub(crate) fn start(store: Store) -> Result<(Self, Ended), crate::StartError> {
+    /// Starts the thread that owns the store from here on. `held` is let go once the store is closed.
+    pub(crate) fn start(store: Store, held: impl Send + 'static) -> Result<(Self, Ended), crate::StartError> {
         let first = Arc::new(store.load()?);
         let (publish, state) = watch::channel(first);
         let (jobs, mut waiting) = mpsc::channel::<Job>(MAX_WAITING);
         let (alive, ended) = oneshot::channel();
-        let mut owner = Owner { store, publish, doubt: false };
+        let owner = Owner { store, publish, doubt: false };
         let run = move || {
+            // Whatever a job does, these go in this order: the store, what is held for it, the sign of life.
             let _alive: oneshot::Sender<()> = alive;
+            let _held = held;
+            let mut owner = owner;
             while let Some(job) = waiting.blocking_recv() {
                 job(&mut owner);
             }
@@ -336,7 +339,7 @@ mod tests {
     }
 
     async fn mesh(dir: &std::path::Path, uses: u32) -> (Mesh, Ended) {
-        let (mesh, ended) = Mesh::start(Store::open(&founded(dir)).unwrap()).unwrap();
+        let (mesh, ended) = Mesh::start(Store::open(&founded(dir)).unwrap(), ()).unwrap();
         let seed = TokenSeed::from_bytes([9; 32]);
         let token = TokenRecord {
             id: TokenId::from_bytes([9; 10]),

@@ -1,5 +1,7 @@
 //! The HTTP API over real TLS on loopback: who may ask, what is answered, and what junk gets.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap in a test is the assertion that the value is there")]
+
 mod support;
 
 use carrick_types::JoinToken;

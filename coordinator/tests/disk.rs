@@ -1,5 +1,7 @@
 //! A full disk under the coordinator.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap in a test is the assertion that the value is there")]
+
 mod support;
 
 use std::{fs, path::Path, process::Command};

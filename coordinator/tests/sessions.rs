@@ -1,5 +1,7 @@
 //! Sessions over real TLS on loopback: who is let in, who is told what, and who disturbs whom.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap in a test is the assertion that the value is there")]
+
 mod support;
 
 use std::time::Duration;

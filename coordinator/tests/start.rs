@@ -1,5 +1,7 @@
 //! What is in the way of a start, and what a first start leaves.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap in a test is the assertion that the value is there")]
+
 mod support;
 
 use std::{net::TcpListener, os::unix::fs::MetadataExt as _};

@@ -1,5 +1,7 @@
 //! STUN over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap in a test is the assertion that the value is there")]
+
 mod support;
 
 use std::net::{IpAddr, SocketAddr};

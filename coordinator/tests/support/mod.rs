@@ -1,5 +1,6 @@
 //! A coordinator on loopback, and the least that can talk to it: an HTTP client and a node.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "an unwrap in a test is the assertion that the value is there")]
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -277,15 +278,14 @@ impl Running {
         let mut session = self.session().await;
         let hello = session.answer(node, token);
         session.say(&hello).await;
-        let welcome = match session.next().await.expect("an answer") {
-            ToNode::Welcome(welcome) => welcome,
-            ToNode::Refused(refusal) => return Err(refusal),
-            other => panic!("{other:?}"),
-        };
-        match session.next().await.expect("a netmap") {
-            ToNode::Netmap(netmap) => Ok(Member { session, welcome, netmap: netmap.into() }),
-            other => panic!("{other:?}"),
+        let answer = session.next().await.expect("an answer");
+        if let ToNode::Refused(refusal) = answer {
+            return Err(refusal);
         }
+        let ToNode::Welcome(welcome) = answer else { panic!("no welcome: {answer:?}") };
+        let netmap = session.next().await.expect("a netmap");
+        let ToNode::Netmap(netmap) = netmap else { panic!("no netmap: {netmap:?}") };
+        Ok(Member { session, welcome, netmap: netmap.into() })
     }
 }
 
