@@ -293,7 +293,7 @@ impl Device {
                 }
             }
         }
-        while let Step::Send(message) = tunnel.flush(&mut self.buffer) {
+        while let Step::Send(message) = tunnel.flush(&mut self.buffer, now) {
             send(&mut self.transmits, config, tunnel.endpoint, message);
         }
         Some(())

@@ -1,6 +1,7 @@
 //! One tunnel: boringtun's `Tunn`, with its return values sorted and its round-trip times measured.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -8,6 +9,12 @@ use std::{
 
 use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError, rate_limiter::RateLimiter};
 use carrick_types::{WireGuardKey, WireGuardSecret};
+
+/// WireGuard's rekey-timeout (whitepaper, section 6.1): how long a handshake has before the next attempt.
+const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Packets that may wait for the peer to complete its handshake; as many as the engine lets wait for one of ours.
+const MAX_HELD: usize = 256;
 
 /// The type of a WireGuard message (its first byte).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +63,13 @@ pub(crate) struct Tunnel {
     pub(crate) rtt: Option<Duration>,
     /// A handshake message of ours that waits for its answer.
     awaiting: Option<(MessageType, Instant)>,
+    /// When an initiation of the peer was answered that the peer has not completed yet, while there are no keys to send with.
+    ///
+    /// Until then the engine gets nothing to send: it would make another initiation, and with that forget one of ours that the peer
+    /// may be answering. Two peers that both do so, and begin at the same moment, never come to keys.
+    answered: Option<Instant>,
+    /// Packets that wait for the peer to complete its handshake.
+    held: VecDeque<Vec<u8>>,
 }
 
 impl Tunnel {
@@ -68,11 +82,25 @@ impl Tunnel {
     ) -> Self {
         let engine =
             Tunn::new((*secret.expose()).into(), (*peer.as_bytes()).into(), None, None, slot, Some(limiter));
-        Self { engine: Box::new(engine), endpoint: None, last_handshake: None, rtt: None, awaiting: None }
+        Self {
+            engine: Box::new(engine),
+            endpoint: None,
+            last_handshake: None,
+            rtt: None,
+            awaiting: None,
+            answered: None,
+            held: VecDeque::new(),
+        }
     }
 
-    /// Seals a packet, or keeps it and asks for a handshake.
+    /// Seals a packet, or keeps it and asks for a handshake, unless one of the peer's is under way.
     pub(crate) fn seal<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8], now: Instant) -> Step<'a> {
+        if self.answered.is_some() || !self.held.is_empty() {
+            if self.held.len() < MAX_HELD {
+                self.held.push_back(packet.to_vec());
+            }
+            return Step::Nothing;
+        }
         let result = self.engine.encapsulate(packet, buffer);
         self.sent(result, now).unwrap_or(Step::Nothing)
     }
@@ -106,23 +134,46 @@ impl Tunnel {
         if authentic {
             self.endpoint = Some(from);
             self.received(message, now);
+            let has_keys =
+                message != MessageType::Initiation || self.engine.time_since_last_handshake().is_some();
+            self.answered = (!has_keys).then_some(now);
         }
         Some(step)
     }
 
     /// The next packet that waited for a handshake, sealed.
-    pub(crate) fn flush<'a>(&mut self, buffer: &'a mut [u8]) -> Step<'a> {
-        match self.engine.decapsulate(None, &[], buffer) {
-            TunnResult::WriteToNetwork(message) => Step::Send(message),
+    pub(crate) fn flush<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Step<'a> {
+        if self.answered.is_some() {
+            return Step::Nothing;
+        }
+        // What the engine kept is older than what was held.
+        let length = match self.engine.decapsulate(None, &[], buffer) {
+            TunnResult::WriteToNetwork(message) => message.len(),
             TunnResult::Done
             | TunnResult::Err(_)
             | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => Step::Nothing,
-        }
+            | TunnResult::WriteToTunnelV6(..) => 0,
+        };
+        let result = if length > 0 {
+            TunnResult::WriteToNetwork(&mut buffer[..length])
+        } else if let Some(packet) = self.held.pop_front() {
+            self.engine.encapsulate(&packet, buffer)
+        } else {
+            TunnResult::Done
+        };
+        self.sent(result, now).unwrap_or(Step::Nothing)
     }
 
     /// Runs the timers. To be called a few times a second.
     pub(crate) fn tick<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Result<Step<'a>, Expired> {
+        let patience_ends = |since: Instant| now.saturating_duration_since(since) >= REKEY_TIMEOUT;
+        if self.answered.is_some_and(patience_ends) {
+            self.answered = None;
+            if let Some(packet) = self.held.pop_front() {
+                let result = self.engine.encapsulate(&packet, buffer);
+                return self.sent(result, now);
+            }
+        }
         let result = self.engine.update_timers(buffer);
         self.sent(result, now)
     }
