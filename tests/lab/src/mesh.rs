@@ -14,10 +14,8 @@ use std::{
     ffi::OsString,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -26,6 +24,7 @@ use serde_json::Value;
 use crate::{
     Host, Lab, Link, Process, Result, Switch,
     error::{Doing as _, invalid},
+    harness::eventually,
 };
 
 /// IPv4 documentation subnets (RFC 5737): east, west.
@@ -82,12 +81,9 @@ pub struct Node {
 impl Mesh {
     /// Builds the hosts of some clusters, two at the most, and starts nothing yet. `carrick` is the program to run.
     pub fn build(lab: &mut Lab, carrick: &Path, clusters: &[(&str, u8)]) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("carrick-mesh-{}-{number}", std::process::id()));
-        fs::create_dir_all(&directory)
-            .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)))
-            .doing(|| format!("make {}", directory.display()))?;
+        // Process ids say nothing here: every sandbox counts its own.
+        let directory = std::env::temp_dir().join("carrick-mesh-XXXXXX");
+        let directory = nix::unistd::mkdtemp(&directory).doing(|| format!("make {}", directory.display()))?;
         let internet = lab.router("internet")?;
         let middle = lab.switch(&internet, "middle", &["203.0.113.1/24", "2001:db8:ff::1/64"])?;
         let coordinator_host = lab.host("coordinator")?;
@@ -169,11 +165,11 @@ impl Mesh {
         SocketAddr::new(Ipv4Addr::new(203, 0, 113, 10).into(), 8443)
     }
 
-    /// The command that runs the coordinator, to be changed before it is started.
+    /// The command that runs the coordinator, to be changed before it is started. It needs no configuration, and so is
+    /// called at either of its addresses.
     pub fn coordinator_command(&self) -> Command {
         let mut command = self.command();
         command.arg("coordinator").arg("--data-dir").arg(self.data_dir());
-        command.args(["--public-url", &format!("https://{COORDINATOR}:8443")]);
         command
     }
 
@@ -253,6 +249,29 @@ impl Mesh {
         }
     }
 
+    /// Waits until every node that runs has a session, has told where it is reached, and knows what there is to know.
+    pub fn settle(&self) -> Result<()> {
+        let running: Vec<(&Node, &Process)> =
+            self.nodes.iter().filter_map(|node| Some((node, node.process.as_ref()?))).collect();
+        eventually(START, "every node to be online, reachable and up to date", || {
+            let topology = self.json(&["topology"]).ok()?;
+            let nodes = topology["nodes"].as_array()?;
+            let is_known = |name: &str| {
+                nodes.iter().any(|node| {
+                    node["name"] == name
+                        && node["state"] == "active"
+                        && node["online"] == true
+                        && node["endpoints"].as_array().is_some_and(|endpoints| !endpoints.is_empty())
+                })
+            };
+            let revision = topology["revision"].as_u64()?;
+            let is_ready = |&(node, process): &(&Node, &Process)| {
+                is_known(&node.name) && last_revision(process) == Some(revision)
+            };
+            running.iter().all(is_ready).then_some(())
+        })
+    }
+
     /// Starts the coordinator and every node, and waits until all are ready.
     pub fn start(&mut self) -> Result<()> {
         self.start_coordinator(&[])?;
@@ -271,10 +290,12 @@ impl Mesh {
                 self.start_node(index, Some(&token))?;
             }
         }
-        (0..self.nodes.len()).try_for_each(|index| self.wait_for_node(index))
+        (0..self.nodes.len()).try_for_each(|index| self.wait_for_node(index))?;
+        self.settle()
     }
 
-    fn command(&self) -> Command {
+    /// A `carrick` that knows nothing of whoever runs the lab.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.carrick);
         self.dress(&mut command);
         command
@@ -287,6 +308,13 @@ impl Mesh {
             command.env_remove(variable);
         }
     }
+}
+
+/// The revision of the netmap that a node applied last.
+fn last_revision(node: &Process) -> Option<u64> {
+    let output = node.output();
+    let line = output.lines().rev().find(|line| line.contains("netmap applied"))?;
+    line.split_once("revision=")?.1.split(' ').next()?.parse().ok()
 }
 
 impl Drop for Mesh {
