@@ -167,6 +167,12 @@ impl Device {
             tx_bytes: 0,
         });
         let old = std::mem::replace(&mut peer.config, config);
+        if let Some((_, tunnel)) = &mut peer.tunnel
+            && old.endpoints != peer.config.endpoints
+            && tunnel.endpoint.is_none_or(|at| !peer.config.endpoints.contains(&at))
+        {
+            tunnel.look_for_peer();
+        }
         for prefix in old.allowed_ips {
             self.allowed_ips.remove(prefix, key);
         }
@@ -515,6 +521,26 @@ mod tests {
         two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
         assert_eq!(two.poll_packet(), None);
         assert_eq!(two.counters().refused, refused + 1);
+    }
+
+    #[test]
+    fn a_peer_that_tells_of_another_endpoint_is_looked_for_at_once_and_found_where_it_answers() {
+        const NEW: &str = "192.0.2.99:51820";
+        let (mut one, mut two, now) = connected();
+        one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[NEW]));
+        one.handle_timeout(now + TICK);
+        let sent: Vec<_> = std::iter::from_fn(|| one.poll_transmit()).collect();
+        let to: Vec<_> = sent.iter().map(|transmit| transmit.to.to_string()).collect();
+        assert_eq!(to, [TWO, NEW], "it may still be where it was heard of");
+        two.handle_datagram(ONE.parse().unwrap(), &sent[1].payload, now + TICK);
+        let answer = two.poll_transmit().unwrap();
+        one.handle_datagram(NEW.parse().unwrap(), &answer.payload, now + TICK);
+        assert_eq!(one.links().next().unwrap().endpoint, NEW.parse().unwrap());
+
+        one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[NEW, TWO]));
+        std::iter::from_fn(|| one.poll_transmit()).for_each(drop);
+        one.handle_timeout(now + 2 * TICK);
+        assert_eq!(one.poll_transmit(), None, "it is where it says");
     }
 
     #[test]

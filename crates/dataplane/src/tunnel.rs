@@ -70,6 +70,8 @@ pub(crate) struct Tunnel {
     answered: Option<Instant>,
     /// Packets that wait for the peer to complete its handshake.
     held: VecDeque<Vec<u8>>,
+    /// Whether the next tick begins a handshake, unless the peer is heard of before.
+    looking: bool,
 }
 
 impl Tunnel {
@@ -90,7 +92,14 @@ impl Tunnel {
             awaiting: None,
             answered: None,
             held: VecDeque::new(),
+            looking: false,
         }
+    }
+
+    /// Begins a handshake at the next tick, since the peer is likely elsewhere by now. Without it, only seconds of silence
+    /// would tell. Data goes where the peer was last heard of until it answers.
+    pub(crate) fn look_for_peer(&mut self) {
+        self.looking = true;
     }
 
     /// Seals a packet, or keeps it and asks for a handshake, unless one of the peer's is under way.
@@ -133,6 +142,7 @@ impl Tunnel {
         let authentic = message != MessageType::CookieReply && answer != Some(MessageType::CookieReply);
         if authentic {
             self.endpoint = Some(from);
+            self.looking = false;
             self.received(message, now);
             let has_keys =
                 message != MessageType::Initiation || self.engine.time_since_last_handshake().is_some();
@@ -174,7 +184,11 @@ impl Tunnel {
                 return self.sent(result, now);
             }
         }
-        let result = self.engine.update_timers(buffer);
+        let result = if self.answered.is_none() && std::mem::take(&mut self.looking) {
+            self.engine.format_handshake_initiation(buffer, true)
+        } else {
+            self.engine.update_timers(buffer)
+        };
         self.sent(result, now)
     }
 
