@@ -37,6 +37,8 @@ pub struct Connection {
     pub exporter: [u8; 32],
     /// The coordinator's address.
     pub remote: SocketAddr,
+    /// The address of this host that it sees, where nothing translates it on the way.
+    pub local: SocketAddr,
 }
 
 /// Why there is no connection.
@@ -80,7 +82,7 @@ pub async fn connect(
 ) -> Result<Connection, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable { url: url.clone(), source };
     let tcp = open_tcp(url, mark).await.map_err(unreachable)?;
-    let remote = tcp.peer_addr().map_err(unreachable)?;
+    let (remote, local) = (tcp.peer_addr().map_err(unreachable)?, tcp.local_addr().map_err(unreachable)?);
     let tls_error = |source: io::Error| {
         let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match inner {
@@ -99,7 +101,7 @@ pub async fn connect(
         .1
         .export_keying_material([0; 32], EXPORTER_LABEL, None)
         .map_err(|error| tls_error(io::Error::other(error)))?;
-    Ok(Connection { stream, exporter, remote })
+    Ok(Connection { stream, exporter, remote, local })
 }
 
 /// Tries every address in the resolver's order.

@@ -303,6 +303,10 @@ impl Agent {
         reported: &mut Reported,
         count: u64,
     ) -> Result<(), SessionError> {
+        // TCP would find out much later, and peers would not be told of the new address until then.
+        if !host::has_address(session.local) {
+            return Err(SessionError::Moved(session.local));
+        }
         if count.is_multiple_of(ASK_STUN)
             && let Some(port) = session.welcome.stun_port
         {

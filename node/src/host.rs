@@ -34,6 +34,14 @@ pub(crate) fn local_addresses(except: &str) -> Vec<LocalAddress> {
     found
 }
 
+/// Whether an address is this host's.
+pub(crate) fn has_address(ip: IpAddr) -> bool {
+    // Where the kernel does not tell, nothing is known to have changed.
+    getifaddrs().map_or(true, |mut interfaces| {
+        interfaces.any(|interface| interface.address.as_ref().and_then(ip_of) == Some(ip))
+    })
+}
+
 /// Whether packets for others pass through this host, per family.
 pub(crate) fn forwards() -> (bool, bool) {
     let is_one = |path| fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");

@@ -4,7 +4,10 @@
 //! marked as its own. Routes and addresses go with the interface; the rules are taken back when the agent leaves, and those
 //! of an agent that was killed when the next one starts.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use carrick_types::Cidr;
 use futures_util::TryStreamExt as _;
@@ -34,6 +37,9 @@ pub enum NetlinkError {
     /// No netlink socket.
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[source] io::Error),
+    /// The table has somebody else's routes.
+    #[error("another carrick node runs on this host: stop it first, since a host can be one node only")]
+    OtherNode,
     /// A request was refused.
     #[error("cannot {0}: {1}")]
     Refused(String, #[source] rtnetlink::Error),
@@ -62,6 +68,9 @@ impl Interface {
         let link = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
         let set = interface.handle.link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("bring the interface up".to_owned(), error))?;
+        if interface.has_routes().await? {
+            return Err(NetlinkError::OtherNode);
+        }
         if let Err(error) = interface.point_rules().await {
             // Half of them would be worse than none. The first error is the one to tell.
             let _ = interface.down().await;
@@ -124,6 +133,24 @@ impl Interface {
             })?;
         }
         Ok(())
+    }
+
+    /// Whether the table has routes. They go with the interface of an agent, so that one runs where there are any.
+    async fn has_routes(&self) -> Result<bool, NetlinkError> {
+        for family in &self.families {
+            let request = match family {
+                IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().table_id(TABLE).build(),
+                IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().table_id(TABLE).build(),
+            };
+            let refused = |error| NetlinkError::Refused(format!("read the routes of {family:?}"), error);
+            let routes: Vec<RouteMessage> =
+                self.handle.route().get(request).execute().try_collect().await.map_err(refused)?;
+            // The kernel heeds the table of a request only where asked to check it strictly.
+            if routes.iter().any(|route| route.attributes.contains(&RouteAttribute::Table(TABLE))) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn remove_rules(&self) -> Result<(), NetlinkError> {

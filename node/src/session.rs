@@ -1,6 +1,9 @@
 //! One session with the coordinator, from the connection to the netmap.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use carrick_client::{ConnectError, Connection, CoordinatorUrl, connect};
 use carrick_types::{JoinToken, Revision};
@@ -41,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) welcome: Welcome,
     /// The coordinator's address.
     pub(crate) remote: SocketAddr,
+    /// The address of this host that the session stands on.
+    pub(crate) local: IpAddr,
     /// When the coordinator last said anything.
     heard: Instant,
 }
@@ -60,6 +65,9 @@ pub enum SessionError {
     /// The coordinator said nothing for too long.
     #[error("the coordinator has been silent for too long")]
     Silent,
+    /// The address that the session stood on is no longer this host's.
+    #[error("{0} is no longer an address of this host")]
+    Moved(IpAddr),
     /// The coordinator closed the session.
     #[error("the coordinator closed the session")]
     Closed,
@@ -85,6 +93,7 @@ impl SessionError {
             Self::Connect(_)
             | Self::Broken(_)
             | Self::Silent
+            | Self::Moved(_)
             | Self::Closed
             | Self::NotUnderstood(_)
             | Self::OutOfTurn(_) => true,
@@ -113,7 +122,7 @@ pub(crate) struct Opening<'a> {
 impl Session {
     /// Connects to the first URL that answers, proves who this is, and is welcome.
     pub(crate) async fn open(opening: Opening<'_>) -> Result<Self, SessionError> {
-        let (mut socket, exporter, remote) = connect_any(&opening).await?;
+        let Opened { mut socket, exporter, remote, local } = connect_any(&opening).await?;
         let mut heard = Instant::now();
         let challenge = match next(&mut socket, &mut heard, PATIENCE).await? {
             ToNode::Challenge(challenge) => challenge,
@@ -145,7 +154,7 @@ impl Session {
         .answer(&challenge, &exporter);
         send(&mut socket, &ToCoordinator::Hello(Box::new(hello))).await?;
         match next(&mut socket, &mut heard, PATIENCE).await? {
-            ToNode::Welcome(welcome) => Ok(Self { socket, welcome, remote, heard }),
+            ToNode::Welcome(welcome) => Ok(Self { socket, welcome, remote, local, heard }),
             ToNode::Refused(refusal) => Err(refusal.into()),
             ToNode::Challenge(_) | ToNode::Netmap(_) | ToNode::Delta(_) => {
                 Err(SessionError::OutOfTurn("a welcome"))
@@ -156,8 +165,12 @@ impl Session {
     /// Waits for the next change and brings the view up to date. Cancel-safe.
     pub(crate) async fn update(&mut self, view: &mut Option<NetmapView>) -> Result<(), SessionError> {
         match next(&mut self.socket, &mut self.heard, SILENCE).await? {
-            ToNode::Netmap(netmap) => *view = Some(netmap.into()),
+            ToNode::Netmap(netmap) => {
+                tracing::debug!(revision = %netmap.revision, "whole netmap");
+                *view = Some(netmap.into());
+            }
             ToNode::Delta(delta) => {
+                tracing::debug!(from = %delta.from, to = %delta.to, "netmap changes");
                 let applied = view.as_mut().map(|view| view.apply(delta));
                 if !matches!(applied, Some(Ok(()))) {
                     *view = None;
@@ -183,7 +196,13 @@ impl Session {
     }
 }
 
-type Opened = (WebSocketStream<TlsStream<TcpStream>>, [u8; 32], SocketAddr);
+/// A WebSocket on which nothing was said yet.
+struct Opened {
+    socket: WebSocketStream<TlsStream<TcpStream>>,
+    exporter: [u8; 32],
+    remote: SocketAddr,
+    local: IpAddr,
+}
 
 async fn connect_any(opening: &Opening<'_>) -> Result<Opened, SessionError> {
     let mut last = SessionError::Closed;
@@ -198,13 +217,13 @@ async fn connect_any(opening: &Opening<'_>) -> Result<Opened, SessionError> {
 
 async fn connect_one(url: &CoordinatorUrl, opening: &Opening<'_>) -> Result<Opened, SessionError> {
     let mark = opening.mark.then_some(TABLE);
-    let Connection { stream, exporter, remote } = connect(url, opening.membership.ca, mark).await?;
+    let Connection { stream, exporter, remote, local } = connect(url, opening.membership.ca, mark).await?;
     let config =
         WebSocketConfig::default().max_message_size(Some(MAX_TO_NODE)).max_frame_size(Some(MAX_TO_NODE));
     let request = format!("wss://{}{PATH}", url.to_string().trim_start_matches("https://"));
     let upgrade = timeout(PATIENCE, client_async_with_config(request, stream, Some(config)));
     let (socket, _) = upgrade.await.map_err(|_| SessionError::Silent)??;
-    Ok((socket, exporter, remote))
+    Ok(Opened { socket, exporter, remote, local: local.ip() })
 }
 
 /// The next message; pings are answered on the way. Fails when nothing was heard for `patience`, however often it was called
