@@ -1,0 +1,126 @@
+//! What a node does to the host that it runs on.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use carrick_lab::{NetworkState, in_lab, mesh::Mesh};
+
+use crate::{
+    mesh::{assert_reaches, running},
+    support::{PATIENCE, carrick, error_of},
+};
+
+const EAST: usize = 0;
+const WEST: usize = 1;
+
+#[test]
+fn a_node_that_is_asked_to_end_leaves_nothing_behind() {
+    in_lab(|lab| {
+        let mut mesh = Mesh::build(lab, carrick(), &[("east", 1), ("west", 1)]).unwrap();
+        let before = mesh.nodes[EAST].host.network_state().unwrap();
+        mesh.start().unwrap();
+        assert_reaches(&mesh.nodes[EAST], &mesh.nodes[WEST]);
+        let during = mesh.nodes[EAST].host.network_state().unwrap();
+        assert_eq!(rules(&during), [1, 1], "{during}");
+
+        let process = mesh.nodes[EAST].process.take().unwrap();
+        assert!(process.terminate(PATIENCE).unwrap().success(), "{}", process.output());
+        assert_eq!(before.diff(&mesh.nodes[EAST].host.network_state().unwrap()), "");
+        let keys_and_state = ["identity.key", "lock", "node.json", "wireguard.key"].map(str::to_owned);
+        assert_eq!(files(&mesh.nodes[EAST].state_dir), keys_and_state.into());
+    });
+}
+
+#[test]
+fn what_a_killed_node_left_is_cleared_by_the_next_start() {
+    in_lab(|lab| {
+        let mut mesh = Mesh::build(lab, carrick(), &[("east", 1), ("west", 1)]).unwrap();
+        let before = mesh.nodes[EAST].host.network_state().unwrap();
+        mesh.start().unwrap();
+        mesh.nodes[EAST].process.take().unwrap().kill().unwrap();
+        let killed = mesh.nodes[EAST].host.network_state().unwrap();
+        assert_eq!(rules(&killed), [1, 1], "nobody could take the rules back: {killed}");
+        assert!(!killed.lines().any(|line| line.contains("carrick0")), "{killed}");
+
+        mesh.start_node(EAST, None).unwrap();
+        mesh.settle().unwrap();
+        assert_eq!(rules(&mesh.nodes[EAST].host.network_state().unwrap()), [1, 1]);
+        assert_reaches(&mesh.nodes[WEST], &mesh.nodes[EAST]);
+        mesh.nodes[EAST].process.take().unwrap().terminate(PATIENCE).unwrap();
+        assert_eq!(before.diff(&mesh.nodes[EAST].host.network_state().unwrap()), "");
+    });
+}
+
+#[test]
+fn keys_are_for_their_owner_only() {
+    in_lab(|lab| {
+        let mesh = running(lab, &[("east", 1)]);
+        let state_dir = &mesh.nodes[EAST].state_dir;
+        assert_eq!(mode(state_dir), 0o700);
+        assert_eq!(mode(&mesh.data_dir()), 0o700);
+        for directory in [state_dir, &mesh.data_dir()] {
+            let files = files(directory);
+            assert!(files.iter().any(|name| name.ends_with(".key")), "{files:?}");
+            for name in files {
+                assert_eq!(mode(&directory.join(&name)), 0o600, "{name} in {}", directory.display());
+            }
+        }
+    });
+}
+
+#[test]
+fn an_idle_mesh_takes_little_memory() {
+    const MIB: u64 = 1 << 20;
+    in_lab(|lab| {
+        let mesh = running(lab, &[("east", 2), ("west", 2)]);
+        let coordinator = mesh.coordinator.as_ref().unwrap().rss_bytes().unwrap();
+        assert!(coordinator < 60 * MIB, "the coordinator of four nodes takes {} KiB", coordinator >> 10);
+        for node in &mesh.nodes {
+            let agent = node.process.as_ref().unwrap().rss_bytes().unwrap();
+            assert!(agent < 30 * MIB, "the agent of {} takes {} KiB", node.name, agent >> 10);
+        }
+    });
+}
+
+#[test]
+fn a_host_has_one_node_and_a_second_one_does_it_no_harm() {
+    in_lab(|lab| {
+        let mesh = running(lab, &[("east", 1), ("west", 1)]);
+        let host = &mesh.nodes[EAST].host;
+        let before = host.network_state().unwrap();
+        let token = mesh.token("east", 1).unwrap();
+        let mut command = mesh.command();
+        command.args([
+            "node",
+            "--name",
+            "second",
+            "--interface",
+            "carrick1",
+            "--listen-port",
+            "0",
+            "--token",
+            &token,
+        ]);
+        command.arg("--state-dir").arg(mesh.directory().join("second"));
+        let second = host.spawn("second", command).unwrap();
+        let error = error_of(&second);
+        assert!(error.contains("another carrick node runs on this host"), "{error}");
+        assert_eq!(before.diff(&host.network_state().unwrap()), "");
+        assert_reaches(&mesh.nodes[WEST], &mesh.nodes[EAST]);
+    });
+}
+
+/// How many rules of the agent's there are, for IPv4 and for IPv6.
+fn rules(state: &NetworkState) -> [usize; 2] {
+    ["rule inet ", "rule inet6 "].map(|start| {
+        state.lines().filter(|line| line.starts_with(start) && line.contains("table 51780")).count()
+    })
+}
+
+fn files(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}

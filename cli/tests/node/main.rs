@@ -1,0 +1,13 @@
+//! A mesh that works: what its nodes, its coordinator and the demo promise, with the real processes in network namespaces.
+
+#![expect(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
+
+mod coordinator;
+mod demo;
+mod host;
+mod membership;
+mod mesh;
+mod outages;
+#[path = "../support/mod.rs"]
+mod support;
+mod tunnels;
