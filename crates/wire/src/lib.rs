@@ -3,12 +3,14 @@
 //! - [`session`]: the messages of the WebSocket between a node and its coordinator, and how they are framed.
 //! - [`hello`]: what a node proves when a session opens, bound to that session by a [`Transcript`].
 //! - [`netmap`]: what one node is told of its mesh, whole once and then as deltas.
+//! - [`log`]: what was decided about the mesh, in a Merkle tree, and its signed heads.
 //! - [`api`]: the JSON of the HTTP API.
 //!
 //! Pure: bytes in, values out. Start at [`session`].
 
 pub mod api;
 pub mod hello;
+pub mod log;
 pub mod netmap;
 pub mod session;
 

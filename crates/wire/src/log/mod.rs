@@ -1,0 +1,11 @@
+//! The log: everything that ever decided who belongs to the mesh, append-only, in a Merkle tree whose head the coordinator signs.
+//!
+//! Whoever has seen one head can check that a later log still begins with it ([`tree::verify_consistency`]), and that a
+//! decision is in it ([`tree::verify_inclusion`]). Start at [`Entry`].
+
+mod checkpoint;
+mod entry;
+pub mod tree;
+
+pub use checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
+pub use entry::{Decision, Entry};
