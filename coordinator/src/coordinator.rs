@@ -87,11 +87,11 @@ impl Coordinator {
                 source: std::io::Error::other(error),
             })??
         };
-        let Contents { authority, store, first_start } = contents;
+        let Contents { authority, signing_key, store, first_start } = contents;
         let credentials = store.credentials()?;
         let (admin_credential, viewer_credential) =
             (data_dir.admin_credential(), data_dir.viewer_credential());
-        let (mesh, ended) = Mesh::start(store, data_dir)?;
+        let (mesh, ended) = Mesh::start(store, signing_key, data_dir)?;
         let state = mesh.state();
 
         let local = address::local()

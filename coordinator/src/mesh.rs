@@ -2,16 +2,21 @@
 
 use std::{net::SocketAddr, sync::Arc, thread};
 
-use carrick_types::{NodeId, TokenId, UnixTime};
+use carrick_types::{CoordinatorSecret, NodeId, TokenId, UnixTime};
 use carrick_wire::{
-    api::{Revocation, Token},
+    api::{LogCheckpoint, LogPage, Revocation, Token},
     hello::{Admission, ProvenHello},
+    log::{
+        Checkpoint, Decision, Entry,
+        tree::{Hash, Tree},
+    },
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::{
     admission::{self, Plan},
+    netmap,
     refusal::Refused,
     state::{Membership, MeshState, NodeRecord},
     store::{Store, StoreError, TokenRecord},
@@ -49,12 +54,16 @@ pub(crate) enum TokenError {
 
 impl Mesh {
     /// Starts the thread that owns the store from here on. `held` is let go once the store is closed.
-    pub(crate) fn start(store: Store, held: impl Send + 'static) -> Result<(Self, Ended), crate::StartError> {
+    pub(crate) fn start(
+        store: Store,
+        key: CoordinatorSecret,
+        held: impl Send + 'static,
+    ) -> Result<(Self, Ended), crate::StartError> {
         let first = Arc::new(store.load()?);
         let (publish, state) = watch::channel(first);
         let (jobs, mut waiting) = mpsc::channel::<Job>(MAX_WAITING);
         let (alive, ended) = oneshot::channel();
-        let owner = Owner { store, publish, doubt: false };
+        let owner = Owner { store, publish, key, doubt: false };
         let run = move || {
             // Whatever a job does, these go in this order: the store, what is held for it, the sign of life.
             let _alive: oneshot::Sender<()> = alive;
@@ -113,8 +122,30 @@ impl Mesh {
     }
 
     /// Takes a token back; whether there is one. Doing it twice changes nothing.
-    pub(crate) async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
-        self.call(move |owner| owner.store.revoke_token(&id)).await?
+    pub(crate) async fn revoke_token(&self, id: TokenId, now: UnixTime) -> Result<bool, StoreError> {
+        self.call(move |owner| owner.revoke_token(id, now)).await?
+    }
+
+    /// The head of the log, signed.
+    pub(crate) async fn checkpoint(&self) -> Result<LogCheckpoint, StoreError> {
+        self.call(|owner| owner.checkpoint()).await?
+    }
+
+    /// The entries of the log from `start` on, at most `limit`.
+    pub(crate) async fn log_page(&self, start: u64, limit: u32) -> Result<LogPage, StoreError> {
+        self.call(move |owner| {
+            let (size, entries) = (owner.log()?.size(), owner.store.log_entries(start, limit)?);
+            Ok(LogPage { size, start, entries })
+        })
+        .await?
+    }
+
+    /// What `prove` finds in the log's tree.
+    pub(crate) async fn prove(
+        &self,
+        prove: impl FnOnce(&Tree) -> Option<Vec<Hash>> + Send + 'static,
+    ) -> Result<Option<Vec<Hash>>, StoreError> {
+        self.call(move |owner| Ok(prove(owner.log()?))).await?
     }
 
     /// Whether the store can be written.
@@ -139,6 +170,8 @@ impl Mesh {
 struct Owner {
     store: Store,
     publish: watch::Sender<Arc<MeshState>>,
+    /// Signs the heads of the log.
+    key: CoordinatorSecret,
     /// A commit failed, so what is on disk may be newer than what is published.
     doubt: bool,
 }
@@ -152,10 +185,25 @@ impl Owner {
         };
         match admission::plan(&state, proven, token.as_ref(), now)? {
             Plan::Welcome(id) => state.nodes.get(&id).cloned().ok_or(Refused::Stopping),
-            Plan::Update(node) => Ok(self.update(&state, node)?),
+            Plan::Update(node) => {
+                let decision = (node.revision > state.revision).then(|| Decision::PrefixesChanged {
+                    node: node.id,
+                    allowed_ips: netmap::allowed_ips(&state, &node),
+                });
+                Ok(self.update(&state, node, decision.map(|decision| Entry { at: now, decision }))?)
+            }
             Plan::Admit(node, token) => {
                 info!(node = %node.id, name = %node.name, cluster = %node.cluster, %token, "node joins");
-                let written = self.store.admit(&node, &token);
+                let decision = Decision::NodeJoined {
+                    node: node.id,
+                    name: node.name.clone(),
+                    cluster: node.cluster.clone(),
+                    identity_key: node.identity_key,
+                    wireguard_key: node.wireguard_key,
+                    allowed_ips: netmap::allowed_ips(&state, &node),
+                    token,
+                };
+                let written = self.store.admit(&node, &token, &Entry { at: now, decision });
                 Ok(self.settle(&state, node, written)?)
             }
         }
@@ -167,7 +215,7 @@ impl Owner {
             Some(node) if node.is_active() && node.endpoints != endpoints => {
                 let next =
                     NodeRecord { endpoints, revision: state.revision.next(), ..NodeRecord::clone(node) };
-                self.update(&state, next).map(drop)
+                self.update(&state, next, None).map(drop)
             }
             Some(_) | None => Ok(()),
         }
@@ -182,10 +230,11 @@ impl Owner {
         let state = self.state()?;
         match state.nodes.get(&id) {
             Some(node) if node.is_active() => {
+                let decision = Decision::NodeRevoked { node: id, reason: reason.clone() };
                 let membership = Membership::Revoked(Revocation { at: now, reason });
                 let next =
                     NodeRecord { membership, revision: state.revision.next(), ..NodeRecord::clone(node) };
-                let revoked = self.update(&state, next)?;
+                let revoked = self.update(&state, next, Some(Entry { at: now, decision }))?;
                 info!(node = %id, name = %revoked.name, "node revoked");
                 Ok(Some(revoked))
             }
@@ -201,12 +250,48 @@ impl Owner {
                 return Err(TokenError::TooMany);
             }
         }
-        Ok(self.store.insert_token(token)?)
+        let decision = Decision::TokenCreated {
+            token: token.id,
+            cluster: token.cluster.clone(),
+            uses: token.uses,
+            expires_at: token.expires_at,
+        };
+        let written = self.store.insert_token(token, &Entry { at: now, decision });
+        Ok(self.noted(written)?)
+    }
+
+    fn revoke_token(&mut self, id: TokenId, now: UnixTime) -> Result<bool, StoreError> {
+        match self.store.token(&id)? {
+            None => Ok(false),
+            Some(token) if token.revoked => Ok(true),
+            Some(_) => {
+                let entry = Entry { at: now, decision: Decision::TokenRevoked { token: id } };
+                let written = self.store.revoke_token(&id, &entry);
+                self.noted(written)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<LogCheckpoint, StoreError> {
+        let mesh = self.publish.borrow().mesh;
+        let log = self.log()?;
+        let size = log.size();
+        let head = log.head(size).expect("a tree knows its own head");
+        let note = Checkpoint { mesh, size, head }.sign(&self.key).to_string();
+        Ok(LogCheckpoint { note, key: self.key.public() })
+    }
+
+    /// The tree of what is on disk.
+    fn log(&mut self) -> Result<&Tree, StoreError> {
+        self.state()?;
+        Ok(self.store.log())
     }
 
     /// The published state, which is what is on disk.
     fn state(&mut self) -> Result<Arc<MeshState>, StoreError> {
         if self.doubt {
+            self.store.reload_log()?;
             let loaded = Arc::new(self.store.load()?);
             self.publish.send_replace(loaded);
             self.doubt = false;
@@ -214,9 +299,23 @@ impl Owner {
         Ok(self.publish.borrow().clone())
     }
 
-    fn update(&mut self, state: &MeshState, node: NodeRecord) -> Result<Arc<NodeRecord>, StoreError> {
-        let written = self.store.update(&node);
+    fn update(
+        &mut self,
+        state: &MeshState,
+        node: NodeRecord,
+        entry: Option<Entry>,
+    ) -> Result<Arc<NodeRecord>, StoreError> {
+        let written = self.store.update(&node, entry.as_ref());
         self.settle(state, node, written)
+    }
+
+    /// Remembers the doubt about a change that may or may not have been committed.
+    fn noted(&mut self, written: Result<(), StoreError>) -> Result<(), StoreError> {
+        if let Err(error) = &written {
+            error!(%error, "change not stored");
+            self.doubt = true;
+        }
+        written
     }
 
     /// Publishes a change that was committed; remembers the doubt about one that was not.
@@ -226,11 +325,7 @@ impl Owner {
         node: NodeRecord,
         written: Result<(), StoreError>,
     ) -> Result<Arc<NodeRecord>, StoreError> {
-        if let Err(error) = written {
-            error!(%error, node = %node.id, "change not stored");
-            self.doubt = true;
-            return Err(error);
-        }
+        self.noted(written)?;
         let id = node.id;
         let next = Arc::new(state.with(node));
         self.publish.send_replace(next.clone());
@@ -245,6 +340,7 @@ mod tests {
     };
     use carrick_wire::{
         hello::Introduction,
+        log::{Auditor, SignedCheckpoint, tree::leaf_hash},
         session::{Challenge, RefusalCode},
     };
 
@@ -329,6 +425,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_decision_is_in_the_log_and_the_log_can_be_audited() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, _ended) = mesh(dir.path(), 2).await;
+        let node = mesh.join(hello(1, "a", &["10.1.0.0/24"]), NOW).await.unwrap();
+        mesh.join(hello(1, "a", &["10.2.0.0/24"]), NOW).await.unwrap();
+        mesh.set_endpoints(node.id, vec!["192.0.2.1:51820".parse().unwrap()]).await.unwrap();
+        mesh.revoke(node.id, None, NOW).await.unwrap();
+        mesh.revoke(node.id, None, NOW).await.unwrap();
+        refused(&mesh, hello(1, "a", &[])).await;
+        mesh.revoke_token(TokenId::from_bytes([9; 10]), NOW).await.unwrap();
+        mesh.revoke_token(TokenId::from_bytes([9; 10]), NOW).await.unwrap();
+
+        let page = mesh.log_page(0, 100).await.unwrap();
+        let mut auditor = Auditor::default();
+        let mut tree = Tree::default();
+        let mut kinds = Vec::new();
+        for text in &page.entries {
+            tree.push(leaf_hash(text.as_bytes()));
+            let entry = serde_json::to_value(auditor.follow(text).unwrap()).unwrap();
+            kinds.push(entry["type"].as_str().unwrap().to_owned());
+        }
+        let expected = ["token-created", "node-joined", "prefixes-changed", "node-revoked", "token-revoked"];
+        assert_eq!(kinds, expected, "once each; where a node may be reached is no decision");
+        let LogCheckpoint { note, key } = mesh.checkpoint().await.unwrap();
+        let checkpoint = note.parse::<SignedCheckpoint>().unwrap().verify(mesh.state().mesh, &key).unwrap();
+        assert_eq!((checkpoint.size, Some(checkpoint.head)), (5, tree.head(5)));
+    }
+
+    #[tokio::test]
     async fn the_end_of_the_owner_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let (mesh, ended) = mesh(dir.path(), 1).await;
@@ -339,7 +464,9 @@ mod tests {
     }
 
     async fn mesh(dir: &std::path::Path, uses: u32) -> (Mesh, Ended) {
-        let (mesh, ended) = Mesh::start(Store::open(&founded(dir)).unwrap(), ()).unwrap();
+        let (mesh, ended) =
+            Mesh::start(Store::open(&founded(dir)).unwrap(), CoordinatorSecret::from_bytes([5; 32]), ())
+                .unwrap();
         let seed = TokenSeed::from_bytes([9; 32]);
         let token = TokenRecord {
             id: TokenId::from_bytes([9; 10]),

@@ -30,15 +30,20 @@ fn own(state: &MeshState, node: &NodeRecord) -> OwnNode {
     OwnNode { overlay_v4, overlay_v6, prefixes: node.prefixes.clone() }
 }
 
-fn peer(state: &MeshState, node: &NodeRecord) -> Peer {
+/// A node's overlay addresses and the prefixes that it speaks for.
+pub(crate) fn allowed_ips(state: &MeshState, node: &NodeRecord) -> Vec<Cidr> {
     let (v4, v6) = state.overlay.addresses(node.overlay_index);
     let overlay = [Cidr::host(v4.into()), Cidr::host(v6.into())];
+    overlay.into_iter().chain(node.prefixes.iter().copied()).collect()
+}
+
+fn peer(state: &MeshState, node: &NodeRecord) -> Peer {
     Peer {
         id: node.id,
         name: node.name.clone(),
         cluster: node.cluster.clone(),
         wireguard_key: node.wireguard_key,
-        allowed_ips: overlay.into_iter().chain(node.prefixes.iter().copied()).collect(),
+        allowed_ips: allowed_ips(state, node),
         endpoints: node.endpoints.clone(),
     }
 }

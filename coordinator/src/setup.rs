@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carrick_types::{CaPin, Cidr, Credential, MeshId, Role};
+use carrick_types::{CaPin, Cidr, CoordinatorSecret, Credential, MeshId, Role};
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
@@ -33,6 +33,7 @@ pub(crate) struct DataDir {
 /// What the data directory holds.
 pub(crate) struct Contents {
     pub(crate) authority: Authority,
+    pub(crate) signing_key: CoordinatorSecret,
     pub(crate) store: Store,
     pub(crate) first_start: bool,
 }
@@ -98,14 +99,14 @@ impl DataDir {
             self.found(overlay, profile)?;
         }
         let authority = self.authority()?;
-        self.signing_key()?;
+        let signing_key = self.signing_key()?;
         let store = Store::open(&database)?;
         if let (Some(asked), fixed) = (overlay, store.load()?.overlay.v4())
             && asked != fixed
         {
             return Err(StartError::OverlayFixed(fixed));
         }
-        Ok(Contents { authority, store, first_start })
+        Ok(Contents { authority, signing_key, store, first_start })
     }
 
     fn found(&self, overlay: Option<Cidr>, profile: impl FnOnce()) -> Result<(), StartError> {
@@ -136,10 +137,13 @@ impl DataDir {
         Authority::read(&key, &certificate).map_err(|error| self.damaged("ca.crt", &error.to_string()))
     }
 
-    fn signing_key(&self) -> Result<[u8; 32], StartError> {
+    fn signing_key(&self) -> Result<CoordinatorSecret, StartError> {
         let path = self.path.join("signing.key");
         let bytes = files::read(&path)?.ok_or(StartError::MissingFile(path))?;
-        bytes.try_into().map_err(|_| self.damaged("signing.key", "not 32 bytes"))
+        bytes
+            .try_into()
+            .map(CoordinatorSecret::from_bytes)
+            .map_err(|_| self.damaged("signing.key", "not 32 bytes"))
     }
 
     /// The credential that a first start before this one left, or a new one.

@@ -4,6 +4,7 @@ mod completions;
 mod coordinator;
 mod demo;
 mod join;
+mod log;
 mod node;
 mod nodes;
 mod revoke;
@@ -26,6 +27,7 @@ pub(crate) enum Verb {
     Nodes(nodes::Nodes),
     Topology(topology::Topology),
     Revoke(revoke::Revoke),
+    Log(log::Log),
     Completions(completions::Completions),
 }
 
@@ -42,6 +44,7 @@ impl Verb {
             Self::Nodes(verb) => verb.run(),
             Self::Topology(verb) => verb.run(),
             Self::Revoke(verb) => verb.run(),
+            Self::Log(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
         }
     }

@@ -5,6 +5,7 @@ mod body;
 mod clusters;
 mod health;
 mod links;
+mod log;
 mod nodes;
 mod openapi;
 mod problem;
@@ -49,6 +50,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/nodes/{node}/revoke", post(nodes::revoke))
         .route("/v1/workloads", get(workloads::list))
         .route("/v1/links", get(links::list))
+        .route("/v1/log/checkpoint", get(log::checkpoint))
+        .route("/v1/log/entries", get(log::entries))
+        .route("/v1/log/inclusion", get(log::inclusion))
+        .route("/v1/log/consistency", get(log::consistency))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .fallback(problem::not_found)

@@ -11,7 +11,7 @@ use utoipa::{
     },
 };
 
-use super::{clusters, health, links, nodes, tokens, topology, workloads};
+use super::{clusters, health, links, log, nodes, tokens, topology, workloads};
 use crate::app::App;
 
 /// The description of the API.
@@ -33,6 +33,10 @@ pub(super) async fn document(State(app): State<Arc<App>>) -> Json<openapi::OpenA
         nodes::revoke,
         workloads::list,
         links::list,
+        log::checkpoint,
+        log::entries,
+        log::inclusion,
+        log::consistency,
         tokens::list,
         tokens::create,
         tokens::revoke,

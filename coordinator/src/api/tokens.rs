@@ -92,7 +92,7 @@ pub(super) async fn revoke(
     let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let id: TokenId =
         id.parse().map_err(|error: carrick_types::ParseIdError| ApiError::bad_request(error.to_string()))?;
-    if !app.mesh.revoke_token(id).await? {
+    if !app.mesh.revoke_token(id, now()).await? {
         return Err(ApiError::not_found(format!(
             "there is no join token {id}: `carrick token list` lists them"
         )));

@@ -3,6 +3,7 @@
 //! Every change is one transaction, on disk before the call returns (`synchronous = FULL`). The rows of each kind are in the
 //! submodules; [`schema`] holds the tables and how old ones become new ones.
 
+mod log;
 mod nodes;
 mod schema;
 mod tokens;
@@ -13,6 +14,7 @@ use std::{
 };
 
 use carrick_types::{Cidr, MeshId, Revision, Role, UnixTime};
+use carrick_wire::log::{Entry, tree::Tree};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 pub(crate) use self::tokens::TokenRecord;
@@ -26,6 +28,7 @@ use crate::{
 pub(crate) struct Store {
     db: Connection,
     path: PathBuf,
+    log: Tree,
 }
 
 /// What is written once, when the mesh is made.
@@ -139,7 +142,9 @@ impl Store {
             return Err(StoreError::Corrupt { path: path.to_owned(), why: check });
         }
         schema::migrate(&mut db, version).map_err(fail)?;
-        Ok(Self { db, path: path.to_owned() })
+        let mut store = Self { db, path: path.to_owned(), log: Tree::default() };
+        store.reload_log()?;
+        Ok(store)
     }
 
     /// Reads the whole mesh.
@@ -194,14 +199,26 @@ impl Store {
         query(&self.db).map_err(|error| StoreError::from_sqlite(&self.path, error))
     }
 
-    /// Runs a change in one transaction; it is on disk when this returns `Ok`.
-    fn commit(&mut self, change: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), StoreError> {
+    /// Runs a change and logs its entry, if it is one that is logged, in one transaction; both are on disk when this returns `Ok`.
+    fn commit(
+        &mut self,
+        entry: Option<&Entry>,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
+        let position = self.log.size();
         let run = || {
             let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             change(&tx)?;
+            if let Some(entry) = entry {
+                log::append(&tx, position, entry)?;
+            }
             tx.commit()
         };
-        run().map_err(|error| StoreError::from_sqlite(&self.path, error))
+        run().map_err(|error| StoreError::from_sqlite(&self.path, error))?;
+        if let Some(entry) = entry {
+            self.log.push(entry.leaf_hash());
+        }
+        Ok(())
     }
 
     fn corrupt(&self, why: &str) -> StoreError {
@@ -256,6 +273,12 @@ pub(crate) mod tests {
         store::tokens::tests::token,
     };
 
+    /// Some entry; the store does not ask which.
+    pub(crate) fn entry() -> Entry {
+        let decision = carrick_wire::log::Decision::TokenRevoked { token: token(1).id };
+        Entry { at: UnixTime::from_millis(0), decision }
+    }
+
     pub(crate) fn founded(dir: &Path) -> PathBuf {
         let path = dir.join("carrick.db");
         let overlay = "100.64.0.0/10".parse().unwrap();
@@ -269,9 +292,9 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = founded(dir.path());
         let mut store = Store::open(&path).unwrap();
-        store.insert_token(&token(2)).unwrap();
+        store.insert_token(&token(2), &entry()).unwrap();
         let joined = NodeRecord { endpoints: vec!["[2001:db8::1]:51820".parse().unwrap()], ..node(1, 1) };
-        store.admit(&joined, &token(2).id).unwrap();
+        store.admit(&joined, &token(2).id, &entry()).unwrap();
         std::mem::forget(store);
 
         let store = Store::open(&path).unwrap();
@@ -286,9 +309,9 @@ pub(crate) mod tests {
     fn a_token_is_not_used_more_often_than_it_may_be() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&founded(dir.path())).unwrap();
-        store.insert_token(&token(1)).unwrap();
-        store.admit(&node(1, 1), &token(1).id).unwrap();
-        let error = store.admit(&node(2, 2), &token(1).id).unwrap_err();
+        store.insert_token(&token(1), &entry()).unwrap();
+        store.admit(&node(1, 1), &token(1).id, &entry()).unwrap();
+        let error = store.admit(&node(2, 2), &token(1).id, &entry()).unwrap_err();
         assert!(matches!(error, StoreError::Conflict(_)), "{error}");
         assert_eq!(store.load().unwrap().nodes.len(), 1);
     }
@@ -297,23 +320,53 @@ pub(crate) mod tests {
     fn a_refused_join_consumes_no_use() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&founded(dir.path())).unwrap();
-        store.insert_token(&token(9)).unwrap();
-        store.admit(&node(1, 1), &token(9).id).unwrap();
+        store.insert_token(&token(9), &entry()).unwrap();
+        store.admit(&node(1, 1), &token(9).id, &entry()).unwrap();
         let twin = NodeRecord { wireguard_key: node(1, 1).wireguard_key, ..node(2, 2) };
-        store.admit(&twin, &token(9).id).unwrap_err();
+        store.admit(&twin, &token(9).id, &entry()).unwrap_err();
         assert_eq!(store.token(&token(9).id).unwrap().unwrap().used, 1);
+    }
+
+    #[test]
+    fn a_change_and_its_entry_are_there_together_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = founded(dir.path());
+        let mut store = Store::open(&path).unwrap();
+        store.insert_token(&token(1), &entry()).unwrap();
+        store.admit(&node(1, 1), &token(1).id, &entry()).unwrap();
+        store.admit(&node(2, 2), &token(1).id, &entry()).unwrap_err();
+        assert_eq!(store.log().size(), 2, "what was refused is not logged");
+        let head = store.log().head(2);
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        assert_eq!((store.log().size(), store.log().head(2)), (2, head));
+        assert_eq!(store.log_entries(1, 9).unwrap(), [entry().to_text()]);
+    }
+
+    #[test]
+    fn a_log_with_a_hole_is_corrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = founded(dir.path());
+        let mut store = Store::open(&path).unwrap();
+        store.insert_token(&token(1), &entry()).unwrap();
+        store.revoke_token(&token(1).id, &entry()).unwrap();
+        store.db.execute("DELETE FROM log WHERE position = 0", []).unwrap();
+        assert!(Store::open(&path).unwrap_err().to_string().contains("its log has no entry 0"));
     }
 
     #[test]
     fn a_full_disk_is_named_and_keeps_what_was_acknowledged() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&founded(dir.path())).unwrap();
-        store.insert_token(&token(100)).unwrap();
+        store.insert_token(&token(100), &entry()).unwrap();
         let pages: i64 = store.db.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
         store.db.pragma_update(None, "max_page_count", pages).unwrap();
         let (kept, error) = (1..200)
             .find_map(|n| {
-                store.admit(&node(n, n.into()), &token(100).id).err().map(|error| (usize::from(n) - 1, error))
+                store
+                    .admit(&node(n, n.into()), &token(100).id, &entry())
+                    .err()
+                    .map(|error| (usize::from(n) - 1, error))
             })
             .unwrap();
         assert!(matches!(error, StoreError::Full(_)), "{error}");
@@ -322,7 +375,7 @@ pub(crate) mod tests {
 
         store.db.pragma_update(None, "max_page_count", 100_000).unwrap();
         let next = u8::try_from(kept).unwrap() + 1;
-        store.admit(&node(next, next.into()), &token(100).id).unwrap();
+        store.admit(&node(next, next.into()), &token(100).id, &entry()).unwrap();
         assert_eq!(store.load().unwrap().nodes.len(), kept + 1);
     }
 

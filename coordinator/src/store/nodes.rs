@@ -1,7 +1,7 @@
 //! The rows of nodes.
 
 use carrick_types::{Revision, TokenId, UnixTime};
-use carrick_wire::api::Revocation;
+use carrick_wire::{api::Revocation, log::Entry};
 use rusqlite::{Connection, Row, params, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -10,8 +10,13 @@ use crate::state::{Membership, NodeRecord};
 
 impl Store {
     /// Adds a node, and takes a use of its token, in one transaction.
-    pub(crate) fn admit(&mut self, node: &NodeRecord, token: &TokenId) -> Result<(), StoreError> {
-        self.commit(|tx| {
+    pub(crate) fn admit(
+        &mut self,
+        node: &NodeRecord,
+        token: &TokenId,
+        entry: &Entry,
+    ) -> Result<(), StoreError> {
+        self.commit(Some(entry), |tx| {
             let taken = tx.execute(
                 "UPDATE tokens SET used = used + 1 WHERE id = ?1 AND used < uses AND revoked = 0",
                 [token.to_string()],
@@ -39,8 +44,9 @@ impl Store {
     }
 
     /// Writes what may change of a node: prefixes, endpoints, version, membership, and the revision with them.
-    pub(crate) fn update(&mut self, node: &NodeRecord) -> Result<(), StoreError> {
-        self.commit(|tx| write(tx, node))
+    /// `entry` tells of the change, where it is one that is logged.
+    pub(crate) fn update(&mut self, node: &NodeRecord, entry: Option<&Entry>) -> Result<(), StoreError> {
+        self.commit(entry, |tx| write(tx, node))
     }
 }
 

@@ -41,6 +41,10 @@ CREATE TABLE nodes (
     revoked_reason TEXT
 ) STRICT;
 CREATE UNIQUE INDEX nodes_name ON nodes (name) WHERE revoked_at IS NULL;
+CREATE TABLE log (
+    position INTEGER PRIMARY KEY CHECK (position >= 0),
+    entry TEXT NOT NULL
+) STRICT;
 "];
 
 /// Runs the migrations that a database of version `from` has not seen, each in one transaction with its version.

@@ -1,7 +1,10 @@
 //! The rows of join tokens.
 
 use carrick_types::{ClusterName, TokenId, TokenKey, UnixTime};
-use carrick_wire::api::{Token, TokenState};
+use carrick_wire::{
+    api::{Token, TokenState},
+    log::Entry,
+};
 use rusqlite::{OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
@@ -58,8 +61,8 @@ impl TokenRecord {
 const COLUMNS: &str = "id, cluster, key_hash, created_at, expires_at, uses, used, revoked";
 
 impl Store {
-    pub(crate) fn insert_token(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
-        self.commit(|tx| {
+    pub(crate) fn insert_token(&mut self, token: &TokenRecord, entry: &Entry) -> Result<(), StoreError> {
+        self.commit(Some(entry), |tx| {
             tx.execute(
                 &format!("INSERT INTO tokens ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
                 params![
@@ -79,7 +82,9 @@ impl Store {
 
     /// Forgets tokens that nobody could have used since `before`.
     pub(crate) fn forget_tokens(&mut self, before: UnixTime) -> Result<(), StoreError> {
-        self.commit(|tx| tx.execute("DELETE FROM tokens WHERE expires_at < ?1", [millis(before)]).map(drop))
+        self.commit(None, |tx| {
+            tx.execute("DELETE FROM tokens WHERE expires_at < ?1", [millis(before)]).map(drop)
+        })
     }
 
     pub(crate) fn token(&self, id: &TokenId) -> Result<Option<TokenRecord>, StoreError> {
@@ -102,14 +107,11 @@ impl Store {
         self.run(|db| db.query_row("SELECT count(*) FROM tokens", [], |row| unsigned(row, 0)))
     }
 
-    /// Takes a token back; whether there is one.
-    pub(crate) fn revoke_token(&mut self, id: &TokenId) -> Result<bool, StoreError> {
-        let mut found = false;
-        self.commit(|tx| {
-            found = tx.execute("UPDATE tokens SET revoked = 1 WHERE id = ?1", [id.to_string()])? == 1;
-            Ok(())
-        })?;
-        Ok(found)
+    /// Takes a token back.
+    pub(crate) fn revoke_token(&mut self, id: &TokenId, entry: &Entry) -> Result<(), StoreError> {
+        self.commit(Some(entry), |tx| {
+            tx.execute("UPDATE tokens SET revoked = 1 WHERE id = ?1", [id.to_string()]).map(drop)
+        })
     }
 }
 

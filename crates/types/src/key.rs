@@ -99,6 +99,11 @@ base64_bytes! {
 }
 
 base64_bytes! {
+    /// A coordinator's signing key: Ed25519, public. Weak points are refused.
+    CoordinatorKey, 32, "coordinator key", is_strong_ed25519
+}
+
+base64_bytes! {
     /// The public half of a join token: Ed25519. Weak points are refused.
     TokenKey, 32, "token key", is_strong_ed25519
 }
@@ -143,6 +148,7 @@ macro_rules! verifies {
 }
 
 verifies!(IdentityKey);
+verifies!(CoordinatorKey);
 verifies!(TokenKey);
 
 macro_rules! secret {
@@ -182,6 +188,11 @@ secret! {
 }
 
 secret! {
+    /// The private half of a [`CoordinatorKey`].
+    CoordinatorSecret
+}
+
+secret! {
     /// The private half of a [`TokenKey`]: the secret of a join token.
     TokenSeed
 }
@@ -199,29 +210,25 @@ impl WireGuardSecret {
     }
 }
 
-impl IdentitySecret {
-    /// The public half.
-    pub fn public(&self) -> IdentityKey {
-        IdentityKey(SigningKey::from_bytes(&self.0).verifying_key().to_bytes())
-    }
+macro_rules! signs {
+    ($secret:ident for $key:ident) => {
+        impl $secret {
+            /// The public half.
+            pub fn public(&self) -> $key {
+                $key(SigningKey::from_bytes(&self.0).verifying_key().to_bytes())
+            }
 
-    /// Signs a message.
-    pub fn sign(&self, message: &[u8]) -> Signature {
-        Signature(SigningKey::from_bytes(&self.0).sign(message).to_bytes())
-    }
+            /// Signs a message.
+            pub fn sign(&self, message: &[u8]) -> Signature {
+                Signature(SigningKey::from_bytes(&self.0).sign(message).to_bytes())
+            }
+        }
+    };
 }
 
-impl TokenSeed {
-    /// The public half.
-    pub fn public(&self) -> TokenKey {
-        TokenKey(SigningKey::from_bytes(&self.0).verifying_key().to_bytes())
-    }
-
-    /// Signs a message.
-    pub fn sign(&self, message: &[u8]) -> Signature {
-        Signature(SigningKey::from_bytes(&self.0).sign(message).to_bytes())
-    }
-}
+signs!(IdentitySecret for IdentityKey);
+signs!(CoordinatorSecret for CoordinatorKey);
+signs!(TokenSeed for TokenKey);
 
 #[cfg(test)]
 mod tests {

@@ -16,8 +16,8 @@ pub use address::{Cidr, ParseCidrError, PrefixClaimError, check_prefix_claim};
 pub use credential::{Credential, ParseCredentialError, Role};
 pub use id::{MeshId, NodeId, ParseIdError, Revision, TokenId};
 pub use key::{
-    CaPin, ChallengeKey, IdentityKey, IdentitySecret, ParseKeyError, Signature, TokenKey, TokenSeed,
-    WireGuardKey, WireGuardSecret,
+    CaPin, ChallengeKey, CoordinatorKey, CoordinatorSecret, IdentityKey, IdentitySecret, ParseKeyError,
+    Signature, TokenKey, TokenSeed, WireGuardKey, WireGuardSecret,
 };
 pub use name::{ClusterName, NodeName, ParseNameError};
 pub use time::{ParseTimeError, UnixTime};

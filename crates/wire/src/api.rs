@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use carrick_types::{Cidr, ClusterName, MeshId, NodeId, NodeName, Revision, TokenId, UnixTime, WireGuardKey};
+use carrick_types::{
+    Cidr, ClusterName, CoordinatorKey, MeshId, NodeId, NodeName, Revision, TokenId, UnixTime, WireGuardKey,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -220,6 +222,33 @@ pub struct RevokeNode {
     /// Why, for the record; at most 500 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// The head of the log, signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogCheckpoint {
+    /// A C2SP signed checkpoint: origin, size and head of the log, and the signature.
+    pub note: String,
+    /// The coordinator's signing key. Believe it only where it was seen before.
+    pub key: CoordinatorKey,
+}
+
+/// Some entries of the log, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogPage {
+    /// How many entries the log has.
+    pub size: u64,
+    /// The position of the first one here.
+    pub start: u64,
+    /// The text of each, byte by byte as it is in the tree; at most 1,000.
+    pub entries: Vec<String>,
+}
+
+/// A proof about the log's tree (RFC 6962).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogProof {
+    /// Base64 of each hash.
+    pub hashes: Vec<String>,
 }
 
 /// An error of the API (RFC 9457), `application/problem+json`.

@@ -68,6 +68,7 @@ pub(super) fn run(
     interrupt.check()?;
     report.step("revoke", |report| revoke(mesh, report))?;
     report.step("the others go on", |_| others_go_on(mesh))?;
+    report.step("the log tells it", |_| log(mesh))?;
     report.step("topology", |_| topology(mesh))?;
     drop(servers);
     Ok(())
@@ -257,6 +258,28 @@ fn others_go_on(mesh: &Mesh) -> Result<String> {
         ensure!(cut_off.is_err(), "the pod on {} still reaches the pod on {}", from.name, revoked.name);
     }
     Ok(format!("{} pods still reach each other, and none reaches the pod on {}", others.len(), revoked.name))
+}
+
+fn log(mesh: &Mesh) -> Result<String> {
+    let verified = mesh.json(&["log", "verify"])?;
+    let entries = mesh.json(&["log", "show"])?;
+    let entries = entries.as_array().context("the log has no entries")?;
+    ensure!(
+        verified["entries"] == entries.len(),
+        "verified {} of {} entries",
+        verified["entries"],
+        entries.len()
+    );
+    let count = |kind: &str| entries.iter().filter(|entry| entry["type"] == kind).count();
+    let (joined, revoked) = (count("node-joined"), count("node-revoked"));
+    ensure!(
+        (joined, revoked) == (mesh.nodes.len(), 1),
+        "{joined} joins and {revoked} revocations are logged"
+    );
+    Ok(format!(
+        "{} decisions verified against the signed head, {joined} joins and the revocation among them",
+        entries.len()
+    ))
 }
 
 fn topology(mesh: &Mesh) -> Result<String> {

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use carrick_types::{IdentityKey, IdentitySecret, MeshId, Signature};
+use carrick_types::{CoordinatorKey, CoordinatorSecret, MeshId, Signature};
 use sha2::{Digest as _, Sha256};
 
 use super::tree::Hash;
@@ -55,7 +55,7 @@ impl Checkpoint {
     }
 
     /// Signs it with the coordinator's signing key.
-    pub fn sign(&self, key: &IdentitySecret) -> SignedCheckpoint {
+    pub fn sign(&self, key: &CoordinatorSecret) -> SignedCheckpoint {
         let text = self.text();
         let signature = key.sign(text.as_bytes());
         let key_id = key_id(&origin(self.mesh), &key.public());
@@ -67,11 +67,16 @@ impl Checkpoint {
 }
 
 impl SignedCheckpoint {
+    /// The mesh whose log it claims to be of.
+    pub const fn mesh(&self) -> MeshId {
+        self.checkpoint.mesh
+    }
+
     /// The checkpoint, if it is of this mesh's log and this key signed it.
     ///
     /// # Errors
     /// [`CheckpointError`].
-    pub fn verify(&self, mesh: MeshId, key: &IdentityKey) -> Result<Checkpoint, CheckpointError> {
+    pub fn verify(&self, mesh: MeshId, key: &CoordinatorKey) -> Result<Checkpoint, CheckpointError> {
         if self.checkpoint.mesh != mesh {
             return Err(CheckpointError::OtherLog);
         }
@@ -127,7 +132,7 @@ fn origin(mesh: MeshId) -> String {
     format!("{ORIGIN}{mesh}")
 }
 
-fn key_id(name: &str, key: &IdentityKey) -> [u8; 4] {
+fn key_id(name: &str, key: &CoordinatorKey) -> [u8; 4] {
     let digest = Sha256::new()
         .chain_update(name)
         .chain_update(b"\n")
@@ -147,8 +152,8 @@ mod tests {
         MeshId::from_bytes([1; 16])
     }
 
-    fn signed() -> (SignedCheckpoint, IdentitySecret) {
-        let key = IdentitySecret::from_bytes([2; 32]);
+    fn signed() -> (SignedCheckpoint, CoordinatorSecret) {
+        let key = CoordinatorSecret::from_bytes([2; 32]);
         (Checkpoint { mesh: mesh(), size: 42, head: [3; 32] }.sign(&key), key)
     }
 
@@ -165,7 +170,7 @@ mod tests {
     fn it_is_worth_nothing_for_another_log_or_key() {
         let (signed, key) = signed();
         assert_eq!(signed.verify(MeshId::from_bytes([9; 16]), &key.public()), Err(CheckpointError::OtherLog));
-        let other = IdentitySecret::from_bytes([9; 32]).public();
+        let other = CoordinatorSecret::from_bytes([9; 32]).public();
         assert_eq!(signed.verify(mesh(), &other), Err(CheckpointError::Signature));
     }
 

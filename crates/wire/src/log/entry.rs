@@ -69,13 +69,13 @@ pub enum Decision {
 }
 
 impl Entry {
-    /// The bytes that go into the log.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("an entry is plain data")
+    /// The text that goes into the log.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("an entry is plain data")
     }
 
     /// The hash of this entry's leaf.
     pub fn leaf_hash(&self) -> Hash {
-        leaf_hash(&self.to_bytes())
+        leaf_hash(self.to_text().as_bytes())
     }
 }

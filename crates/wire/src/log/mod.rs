@@ -3,9 +3,11 @@
 //! Whoever has seen one head can check that a later log still begins with it ([`tree::verify_consistency`]), and that a
 //! decision is in it ([`tree::verify_inclusion`]). Start at [`Entry`].
 
+mod audit;
 mod checkpoint;
 mod entry;
 pub mod tree;
 
+pub use audit::{AuditError, Auditor, Breach};
 pub use checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
 pub use entry::{Decision, Entry};
