@@ -1,5 +1,7 @@
 //! Claims about the log, with the real coordinator and command line.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{fs, path::Path};
 
 use carrick_lab::{Lab, Result, in_lab, mesh::Mesh};
