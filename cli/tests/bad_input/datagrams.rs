@@ -2,16 +2,18 @@
 
 use std::{
     cell::Cell,
-    fs,
+    fs::File,
     hash::{BuildHasher as _, RandomState},
+    io::{self, Seek as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use carrick_lab::{Capture, Host, in_lab_for};
 
 use crate::{
-    bystanders::{Bystanders, EAST, WEST, build},
+    bystanders::{Bystanders, EAST, NEWCOMER, WEST, build},
     support::{PATIENCE, node_of, wait_for},
 };
 
@@ -21,6 +23,10 @@ const LONGEST: usize = 65_507;
 /// So many are sent before the traffic is looked at.
 const BURST: usize = 256;
 
+/// What a socket holds of one sender without losing anything, in bytes; Linux gives 208 KiB, and counts the longest datagrams
+/// twice.
+const HALF_A_BUFFER: usize = 60 << 10;
+
 /// More than one test's worth of datagrams.
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -28,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 fn junk_of_every_length_at_a_node_disturbs_nothing() {
     in_lab_for(LIMIT, |lab| {
         let net = Bystanders::start(lab);
-        let attacker = Attacker::on(&net.newcomer().host, wireguard_of(&net, "east-1"));
+        let attacker = Attacker::of(&net, &net.mesh.nodes[EAST].host, wireguard_of(&net, "east-1"));
         let session = session_of(&net, &attacker);
         for length in 0..=LONGEST {
             // Of no type, of each type in turn, and as data of the very session that is up.
@@ -37,7 +43,7 @@ fn junk_of_every_length_at_a_node_disturbs_nothing() {
             attacker.send(&net, &with_head(junk, &[u8::try_from(length % 6).unwrap(), 0, 0, 0]));
             attacker.send(&net, &with_head(junk, &session));
         }
-        attacker.assert_was_heard_by(&net.mesh.nodes[EAST].host);
+        attacker.assert_was_heard();
         assert_still_between_the_two(&net);
         net.assert_unharmed();
     });
@@ -49,7 +55,7 @@ fn truncated_and_replayed_datagrams_at_a_node_disturb_nothing() {
         let mut mesh = build(lab);
         mesh.start_coordinator(&[]).unwrap();
         let (net, wire) = Bystanders::join_watched(mesh);
-        let attacker = Attacker::on(&net.newcomer().host, wireguard_of(&net, "east-1"));
+        let attacker = Attacker::of(&net, &net.mesh.nodes[EAST].host, wireguard_of(&net, "east-1"));
         let real = handshake_and_data(&wire, &attacker);
         drop(wire);
         for datagram in &real {
@@ -65,7 +71,7 @@ fn truncated_and_replayed_datagrams_at_a_node_disturb_nothing() {
         for _ in 0..20 {
             real.iter().for_each(|datagram| attacker.send(&net, datagram));
         }
-        attacker.assert_was_heard_by(&net.mesh.nodes[EAST].host);
+        attacker.assert_was_heard();
         assert_still_between_the_two(&net);
         net.assert_unharmed();
     });
@@ -76,13 +82,13 @@ fn junk_of_every_length_at_the_coordinator_disturbs_nothing() {
     in_lab_for(LIMIT, |lab| {
         let mut net = Bystanders::start(lab);
         let stun = SocketAddr::new(net.mesh.coordinator_address().ip(), 3478);
-        let attacker = Attacker::on(&net.newcomer().host, stun);
+        let attacker = Attacker::of(&net, &net.mesh.coordinator_host, stun);
         let request = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], [7; 12].as_slice()].concat();
         for length in 0..=LONGEST {
             attacker.send(&net, &attacker.noise[..length]);
             attacker.send(&net, &with_head(&attacker.noise[..length], &request));
         }
-        attacker.assert_was_heard_by(&net.mesh.coordinator_host);
+        attacker.assert_was_heard();
         let mut answer = [0; 64];
         attacker.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         wait_for("an answer to the one request that is good", || {
@@ -101,37 +107,86 @@ struct Attacker {
     target: SocketAddr,
     noise: Vec<u8>,
     sent: Cell<usize>,
+    /// Bytes since the target had read all.
+    unread: Cell<usize>,
+    victim: Victim,
 }
 
 impl Attacker {
-    fn on(host: &Host, target: SocketAddr) -> Self {
-        let socket = host.udp_bind((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
+    /// On the newcomer's host. The cables take each datagram in one piece: fragments would crowd the queues of the machine, and
+    /// with that whatever else runs on it.
+    fn of(net: &Bystanders, victim: &Host, target: SocketAddr) -> Self {
+        const LARGEST: u32 = 65_535;
+        let cables = [NEWCOMER, EAST].map(|node| &net.mesh.nodes[node].link);
+        for cable in cables.into_iter().chain([&net.mesh.coordinator_link]) {
+            cable.set_mtu(LARGEST).unwrap();
+        }
+        let socket = net.newcomer().host.udp_bind((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
         let random = RandomState::new();
         let noise = (0..LONGEST / 8 + 1).flat_map(|at| random.hash_one(at).to_le_bytes()).collect();
-        Self { socket, target, noise, sent: 0.into() }
+        let victim = Victim::new(victim, target.port());
+        Self { socket, target, noise, sent: 0.into(), unread: 0.into(), victim }
     }
 
-    /// Sends, and waits from time to time until the bystanders have heard of each other.
+    /// Sends, no faster than the target reads, and waits from time to time until the bystanders have heard of each other.
     fn send(&self, net: &Bystanders, datagram: &[u8]) {
         self.socket.send_to(datagram, self.target).unwrap();
         self.sent.set(self.sent.get() + 1);
+        // A datagram takes more room than its bytes.
+        self.unread.set(self.unread.get() + datagram.len() + 1024);
+        if self.unread.get() > HALF_A_BUFFER {
+            let start = Instant::now();
+            while !self.victim.has_read_all() {
+                assert!(start.elapsed() < PATIENCE, "{} is not read any more", self.target);
+                thread::yield_now();
+            }
+            self.unread.set(0);
+        }
         if self.sent.get().is_multiple_of(BURST) {
             net.traffic.assert_goes_on();
         }
     }
 
-    /// Asserts that the kernel handed what was sent to whoever listens there; it may lose a few when it is busy.
-    fn assert_was_heard_by(&self, host: &Host) {
-        let (heard, sent) = (datagrams_heard_by(host), self.sent.get());
+    /// Asserts that what was sent was read; the kernel may lose some of it when the machine is busy.
+    fn assert_was_heard(&self) {
+        let (heard, sent) = (self.victim.heard(), self.sent.get());
         assert!(heard > sent - sent / 10, "{heard} of {sent} datagrams");
     }
 }
 
-/// What the kernel counts as delivered over IPv4 (RFC 4113, udpInDatagrams).
-fn datagrams_heard_by(host: &Host) -> usize {
-    let snmp = host.within(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
-    let counts = snmp.lines().filter(|line| line.starts_with("Udp: ")).nth(1).unwrap();
-    counts.split(' ').nth(1).unwrap().parse().unwrap()
+/// The socket that is sent to, as its kernel sees it. The files tell of the host in which they were opened.
+struct Victim {
+    sockets: File,
+    counts: File,
+    port: String,
+}
+
+impl Victim {
+    fn new(host: &Host, port: u16) -> Self {
+        let open = |name: &str| host.within(|| File::open(format!("/proc/thread-self/net/{name}")).unwrap());
+        Self { sockets: open("udp"), counts: open("snmp"), port: format!(":{port:04X}") }
+    }
+
+    /// Whether nothing waits in the socket (proc_pid_net(5), rx_queue).
+    fn has_read_all(&self) -> bool {
+        let sockets = again(&self.sockets);
+        let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut listening = fields.filter(|fields| fields[1].ends_with(&self.port));
+        listening.all(|fields| fields[4].ends_with(":00000000"))
+    }
+
+    /// How many datagrams were read over IPv4 (RFC 4113, udpInDatagrams).
+    fn heard(&self) -> usize {
+        let counts = again(&self.counts);
+        let line = counts.lines().filter(|line| line.starts_with("Udp: ")).nth(1).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// The whole file as it is now.
+fn again(mut file: &File) -> String {
+    file.rewind().unwrap();
+    io::read_to_string(file).unwrap()
 }
 
 /// Where a node's tunnels end, for somebody with IPv4.
