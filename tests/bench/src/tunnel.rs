@@ -205,6 +205,7 @@ impl Figures {
         let cpu =
             |path: &PathFigures| path.cpu_s_per_gb.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.1}"));
         let trips = |trips: &RoundTrips| format!("{:.0} / {:.0} µs", trips.p50_us, trips.p99_us);
+        let lost = |trips: &RoundTrips| format!("{} of {}", trips.lost, trips.count + trips.lost);
         let rows = [
             ["", "untunnelled", "tunnel", "ratio"].map(str::to_owned),
             [
@@ -226,6 +227,7 @@ impl Figures {
                 trips(&tunnel.loaded),
                 format!("{:.1}", ratios.loaded_rtt_p50),
             ],
+            ["pings lost, loaded".to_owned(), lost(&plain.loaded), lost(&tunnel.loaded), "-".to_owned()],
         ];
         let memory = &self.memory;
         format!(
