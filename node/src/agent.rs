@@ -47,6 +47,8 @@ struct Identity {
     state: StateDir,
     keys: Keys,
     membership: Membership,
+    /// The membership that is on disk. What is there already is not written again: a disk that is full later must not cost a session.
+    stored: Option<Membership>,
     token: Option<JoinToken>,
 }
 
@@ -54,7 +56,8 @@ impl Identity {
     fn open(config: &Config) -> Result<Self, NodeError> {
         let state = StateDir::open(&config.state_dir)?;
         let keys = state.keys()?;
-        let mut membership = match (state.membership()?, &config.token) {
+        let stored = state.membership()?;
+        let mut membership = match (stored.clone(), &config.token) {
             (None, None) => return Err(NodeError::NoToken),
             (Some(membership), None) => membership,
             (Some(membership), Some(token)) if membership.mesh == token.mesh => {
@@ -75,7 +78,7 @@ impl Identity {
         if let Some(prefixes) = &config.prefixes {
             membership.prefixes.clone_from(prefixes);
         }
-        Ok(Self { state, keys, membership, token: config.token.clone() })
+        Ok(Self { state, keys, membership, stored, token: config.token.clone() })
     }
 
     async fn session(
@@ -95,7 +98,10 @@ impl Identity {
         .await?;
         self.membership.name = session.welcome.name.clone();
         self.membership.cluster = session.welcome.cluster.clone();
-        self.state.set_membership(&self.membership)?;
+        if self.stored.as_ref() != Some(&self.membership) {
+            self.state.set_membership(&self.membership)?;
+            self.stored = Some(self.membership.clone());
+        }
         Ok(session)
     }
 }
@@ -116,6 +122,7 @@ pub(crate) async fn enrol(config: &Config) -> Result<Enrolment, NodeError> {
 
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(), NodeError> {
     let identity = Identity::open(&config)?;
+    let _only = host::claim().map_err(|_| NodeError::NotAlone)?;
     let tun = Tun::open(&config.interface)?;
     let sockets = UdpSockets::bind(config.listen_port, TABLE).map_err(|error| {
         if error.kind() == io::ErrorKind::AddrInUse {
@@ -222,6 +229,7 @@ impl Agent {
             | NodeError::NoToken
             | NodeError::OtherMesh { .. }
             | NodeError::NoName
+            | NodeError::NotAlone
             | NodeError::PacketPath(_) => false,
         };
         if !goes_on {
@@ -317,6 +325,9 @@ impl Agent {
             }
         }
         if count.is_multiple_of(LOOK_AROUND) {
+            if let Err(error) = self.interface.repair(&self.plan).await {
+                warn!(%error, "interface not as it should be");
+            }
             self.report_endpoints(session, reported).await?;
         }
         let links = self.shard.links().await.unwrap_or_default();

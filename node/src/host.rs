@@ -1,6 +1,13 @@
 //! What this host has: its networks, its addresses, and whether it forwards.
 
-use std::{fs, net::IpAddr};
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
+};
 
 use carrick_types::Cidr;
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
@@ -40,6 +47,12 @@ pub(crate) fn has_address(ip: IpAddr) -> bool {
     getifaddrs().map_or(true, |mut interfaces| {
         interfaces.any(|interface| interface.address.as_ref().and_then(ip_of) == Some(ip))
     })
+}
+
+/// Claims this host, that is its network namespace, for one agent: two would take each other's rules away. Held until the socket
+/// is dropped, however the process ends.
+pub(crate) fn claim() -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name("carrick/node")?)
 }
 
 /// Whether packets for others pass through this host, per family.

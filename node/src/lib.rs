@@ -98,6 +98,11 @@ pub enum NodeError {
     /// The host's name cannot be the node's.
     #[error("this host's name cannot be a node's: choose one with --name")]
     NoName,
+    /// Another agent runs on this host; its rules and routes are in the way.
+    #[error(
+        "another carrick node runs on this host: one is enough, for any number of prefixes; stop it first"
+    )]
+    NotAlone,
     /// The coordinator does not take the node, or did not answer a node that joins.
     #[error(transparent)]
     Session(#[from] SessionError),

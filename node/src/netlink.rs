@@ -5,6 +5,7 @@
 //! of an agent that was killed when the next one starts.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -13,8 +14,9 @@ use carrick_types::Cidr;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
-    route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
+    link::LinkFlags,
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
@@ -111,6 +113,55 @@ impl Interface {
         first
     }
 
+    /// Puts back what somebody else has taken away: setting the interface down, for one, removes every route into it. An interface
+    /// that is down is left alone, since that is somebody's wish.
+    pub(crate) async fn repair(&mut self, plan: &Plan) -> Result<(), NetlinkError> {
+        let refused = |error| NetlinkError::Refused("read the state of the interface".to_owned(), error);
+        let mut links = self.handle.link().get().match_index(self.index).execute();
+        let link = links.try_next().await.map_err(refused)?;
+        if link.is_none_or(|link| !link.header.flags.contains(LinkFlags::Up)) {
+            return Ok(());
+        }
+        let addresses = self.handle.address().get().set_link_index_filter(self.index).execute();
+        let addresses: Vec<AddressMessage> = addresses.try_collect().await.map_err(refused)?;
+        let here = |address: &IpAddr| {
+            let attribute = AddressAttribute::Address(*address);
+            addresses.iter().any(|message| message.attributes.contains(&attribute))
+        };
+        self.applied.addresses.retain(here);
+        let mut routes = BTreeSet::new();
+        for family in &self.families {
+            let every = match family {
+                IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+                IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+            };
+            let found: Vec<RouteMessage> =
+                self.handle.route().get(every).execute().try_collect().await.map_err(refused)?;
+            routes.extend(found.iter().filter_map(|route| self.destination_of(route)));
+            if self.rules_of(family).await?.len() != 1 {
+                self.point_rules().await?;
+            }
+        }
+        self.applied.routes.retain(|prefix, _| routes.contains(prefix));
+        self.apply(plan).await
+    }
+
+    /// Where a route leads, if it is one of this interface's.
+    fn destination_of(&self, route: &RouteMessage) -> Option<Cidr> {
+        let ours = route.attributes.contains(&RouteAttribute::Table(TABLE))
+            && route.attributes.contains(&RouteAttribute::Oif(self.index));
+        let destination = route.attributes.iter().find_map(|attribute| {
+            if let RouteAttribute::Destination(RouteAddress::Inet(address)) = attribute {
+                Some(IpAddr::V4(*address))
+            } else if let RouteAttribute::Destination(RouteAddress::Inet6(address)) = attribute {
+                Some(IpAddr::V6(*address))
+            } else {
+                None
+            }
+        });
+        Cidr::containing(destination.filter(|_| ours)?, route.header.destination_prefix_length)
+    }
+
     /// Takes the rules back. Addresses and routes go with the interface.
     pub(crate) async fn down(self) -> Result<(), NetlinkError> {
         let removed = self.remove_rules().await;
@@ -155,16 +206,20 @@ impl Interface {
 
     async fn remove_rules(&self) -> Result<(), NetlinkError> {
         for family in &self.families {
-            let refused =
-                |error| NetlinkError::Refused(format!("read the routing rules of {family:?}"), error);
-            let rules: Vec<RuleMessage> =
-                self.handle.rule().get(family.clone()).execute().try_collect().await.map_err(refused)?;
-            for rule in rules.into_iter().filter(is_ours) {
+            for rule in self.rules_of(family).await? {
                 let removed = self.handle.rule().del(rule).execute().await;
                 removed.map_err(|error| NetlinkError::Refused("remove a routing rule".to_owned(), error))?;
             }
         }
         Ok(())
+    }
+
+    /// The rules that an agent has added.
+    async fn rules_of(&self, family: &IpVersion) -> Result<Vec<RuleMessage>, NetlinkError> {
+        let refused = |error| NetlinkError::Refused(format!("read the routing rules of {family:?}"), error);
+        let rules: Vec<RuleMessage> =
+            self.handle.rule().get(family.clone()).execute().try_collect().await.map_err(refused)?;
+        Ok(rules.into_iter().filter(is_ours).collect())
     }
 
     async fn add_address(&self, address: IpAddr) -> Result<(), NetlinkError> {

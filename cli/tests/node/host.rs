@@ -1,12 +1,12 @@
 //! What a node does to the host that it runs on.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use carrick_lab::{NetworkState, in_lab, mesh::Mesh};
 
 use crate::{
     mesh::{assert_reaches, running},
-    support::{PATIENCE, carrick, error_of},
+    support::{PATIENCE, carrick, error_of, wait_for},
 };
 
 const EAST: usize = 0;
@@ -47,6 +47,45 @@ fn what_a_killed_node_left_is_cleared_by_the_next_start() {
         assert_reaches(&mesh.nodes[WEST], &mesh.nodes[EAST]);
         mesh.nodes[EAST].process.take().unwrap().terminate(PATIENCE).unwrap();
         assert_eq!(before.diff(&mesh.nodes[EAST].host.network_state().unwrap()), "");
+    });
+}
+
+#[test]
+fn what_somebody_else_takes_from_the_interface_is_put_back() {
+    in_lab(|lab| {
+        let mesh = running(lab, &[("east", 1), ("west", 1)]);
+        let (east, west) = (&mesh.nodes[EAST], &mesh.nodes[WEST]);
+        assert_reaches(east, west);
+        let whole = of_the_agent(&east.host.network_state().unwrap());
+        // Down and up again: the kernel forgets the routes, and the IPv6 address.
+        east.host.set_down("carrick0").unwrap();
+        wait_for("the routes to be gone", || {
+            (of_the_agent(&east.host.network_state().unwrap()) != whole).then_some(())
+        });
+        east.host.set_up("carrick0").unwrap();
+        wait_for("everything to be back", || {
+            (of_the_agent(&east.host.network_state().unwrap()) == whole).then_some(())
+        });
+        assert_reaches(east, west);
+    });
+}
+
+#[test]
+fn a_second_agent_on_a_host_is_refused_and_takes_nothing_from_the_first() {
+    in_lab(|lab| {
+        let mesh = running(lab, &[("east", 1), ("west", 1)]);
+        let east = &mesh.nodes[EAST];
+        let before = east.host.network_state().unwrap();
+        let token = mesh.token("east", 1).unwrap();
+        let file = mesh.directory().join("second.token");
+        fs::write(&file, token).unwrap();
+        let mut command = Command::new(carrick());
+        command.args(["node", "--name", "second", "--interface", "carrick1", "--listen-port", "0"]);
+        command.arg("--state-dir").arg(mesh.directory().join("second")).arg("--token-file").arg(file);
+        let second = east.host.spawn("second agent", command).unwrap();
+        assert!(error_of(&second).contains("another carrick node runs on this host"), "{}", second.output());
+        assert_eq!(before.diff(&east.host.network_state().unwrap()), "");
+        assert_reaches(east, &mesh.nodes[WEST]);
     });
 }
 
@@ -110,6 +149,15 @@ fn a_host_has_one_node_and_a_second_one_does_it_no_harm() {
 }
 
 /// How many rules of the agent's there are, for IPv4 and for IPv6.
+/// The lines that an agent's interface and table make.
+fn of_the_agent(state: &NetworkState) -> BTreeSet<String> {
+    state
+        .lines()
+        .filter(|line| line.contains("carrick0") && !line.contains("fe80"))
+        .map(str::to_owned)
+        .collect()
+}
+
 fn rules(state: &NetworkState) -> [usize; 2] {
     ["rule inet ", "rule inet6 "].map(|start| {
         state.lines().filter(|line| line.starts_with(start) && line.contains("table 51780")).count()

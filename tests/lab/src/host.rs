@@ -45,7 +45,7 @@ impl Host {
             host.sysctl(key, value)?;
         }
         let mut netlink = host.netlink();
-        let up = netlink.index("lo").and_then(|lo| netlink.set_up(lo));
+        let up = netlink.index("lo").and_then(|lo| netlink.set_up(lo, true));
         drop(netlink);
         up.doing(|| format!("bring up lo of {name}"))?;
         Ok(host)
@@ -192,11 +192,20 @@ impl Host {
         self.netlink().index(interface).doing(|| format!("find {interface} of {}", self.name()))
     }
 
-    pub(crate) fn set_up(&self, interface: &str) -> Result<()> {
+    /// Brings an interface up.
+    pub fn set_up(&self, interface: &str) -> Result<()> {
         let mut netlink = self.netlink();
         let index = netlink.index(interface);
-        let up = index.and_then(|index| netlink.set_up(index));
+        let up = index.and_then(|index| netlink.set_up(index, true));
         up.doing(|| format!("bring up {interface} of {}", self.name()))
+    }
+
+    /// Takes an interface down; the kernel removes the routes into it.
+    pub fn set_down(&self, interface: &str) -> Result<()> {
+        let mut netlink = self.netlink();
+        let index = netlink.index(interface);
+        let down = index.and_then(|index| netlink.set_up(index, false));
+        down.doing(|| format!("take down {interface} of {}", self.name()))
     }
 
     /// Waits until an interface that was brought up passes frames; until then the kernel drops some.

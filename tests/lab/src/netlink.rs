@@ -160,10 +160,10 @@ impl Netlink {
         self.change(Message::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    pub(crate) fn set_up(&mut self, index: u32) -> io::Result<()> {
+    pub(crate) fn set_up(&mut self, index: u32, up: bool) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.header.flags = LinkFlags::Up;
+        link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         link.header.change_mask = LinkFlags::Up;
         self.change(Message::SetLink(link), 0)
     }
