@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use carrick_types::{ChallengeKey, NodeId, Revision, WireGuardSecret};
 use carrick_wire::session::{
-    Challenge, LinkReport, MAX_TO_NODE, Refusal, RefusalCode, ToCoordinator, ToNode, Welcome, decode, encode,
+    Challenge, LinkReport, MAX_TO_COORDINATOR, MAX_TO_NODE, Refusal, RefusalCode, ToCoordinator, ToNode,
+    Welcome, decode, encode,
 };
 use futures_util::StreamExt as _;
 use tokio::{
@@ -40,7 +41,7 @@ const PING: Duration = Duration::from_secs(10);
 /// How long a node may say nothing, not even answer a ping.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long the last message may take to be read by the other end.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(3);
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -249,6 +250,9 @@ impl Session {
             Some(Ok(Message::Text(_))) => {
                 Err(Refused::Protocol("a text frame: session messages are binary").into())
             }
+            Some(Ok(Message::Binary(bytes))) if bytes.len() > MAX_TO_COORDINATOR => {
+                Err(Refused::Protocol("a message is longer than 256 KiB").into())
+            }
             Some(Ok(Message::Binary(bytes))) => Ok(Some(decode(&bytes).map_err(Refused::from)?)),
             Some(Err(error)) => Err(broken(error)),
         }
@@ -303,12 +307,14 @@ impl Session {
         };
         let goodbye = async {
             self.write(Message::Close(Some(close))).await?;
-            while self.socket.next().await.is_some_and(|message| message.is_ok()) {}
-            // What the node still sends is not read. Were the socket closed at once, the answer could be lost with it.
-            if !matches!(self.write(Message::Ping(Default::default())).await, Err(End::Closed)) {
-                std::future::pending::<()>().await;
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(_)) => {}
+                    None => return Ok::<(), End>(()),
+                    // What the node still sends cannot be read. Were the socket closed now, the answer could be lost with it.
+                    Some(Err(_)) => std::future::pending().await,
+                }
             }
-            Ok::<(), End>(())
         };
         let _ = timeout(LINGER, goodbye).await;
     }

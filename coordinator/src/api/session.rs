@@ -12,6 +12,10 @@ use carrick_wire::session::{MAX_TO_COORDINATOR, MAX_TO_NODE};
 use super::ApiError;
 use crate::{app::App, connection::Connection, session};
 
+/// A message that is somewhat too long is read to its end all the same: a socket that is closed while it holds unread bytes takes
+/// the refusal with it.
+const MAX_READ: usize = 4 * MAX_TO_COORDINATOR;
+
 /// Bytes that one read takes from the socket. The default, 128 KiB a session, is meant for bulk.
 const READ_BUFFER: usize = 8 * 1024;
 
@@ -30,8 +34,8 @@ pub(super) async fn open(
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_write_buffer_size(2 * MAX_TO_NODE)
-        .max_message_size(MAX_TO_COORDINATOR)
-        .max_frame_size(MAX_TO_COORDINATOR)
+        .max_message_size(MAX_READ)
+        .max_frame_size(MAX_READ)
         .on_upgrade(move |socket| async move {
             let _token = token;
             session::run(socket, connection, app).await;
