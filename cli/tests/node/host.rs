@@ -120,34 +120,6 @@ fn an_idle_mesh_takes_little_memory() {
     });
 }
 
-#[test]
-fn a_host_has_one_node_and_a_second_one_does_it_no_harm() {
-    in_lab(|lab| {
-        let mesh = running(lab, &[("east", 1), ("west", 1)]);
-        let host = &mesh.nodes[EAST].host;
-        let before = host.network_state().unwrap();
-        let token = mesh.token("east", 1).unwrap();
-        let mut command = mesh.command();
-        command.args([
-            "node",
-            "--name",
-            "second",
-            "--interface",
-            "carrick1",
-            "--listen-port",
-            "0",
-            "--token",
-            &token,
-        ]);
-        command.arg("--state-dir").arg(mesh.directory().join("second"));
-        let second = host.spawn("second", command).unwrap();
-        let error = error_of(&second);
-        assert!(error.contains("another carrick node runs on this host"), "{error}");
-        assert_eq!(before.diff(&host.network_state().unwrap()), "");
-        assert_reaches(&mesh.nodes[WEST], &mesh.nodes[EAST]);
-    });
-}
-
 /// How many rules of the agent's there are, for IPv4 and for IPv6.
 /// The lines that an agent's interface and table make.
 fn of_the_agent(state: &NetworkState) -> BTreeSet<String> {
