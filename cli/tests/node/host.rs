@@ -120,7 +120,6 @@ fn an_idle_mesh_takes_little_memory() {
     });
 }
 
-/// How many rules of the agent's there are, for IPv4 and for IPv6.
 /// The lines that an agent's interface and table make.
 fn of_the_agent(state: &NetworkState) -> BTreeSet<String> {
     state
@@ -130,6 +129,7 @@ fn of_the_agent(state: &NetworkState) -> BTreeSet<String> {
         .collect()
 }
 
+/// How many rules of the agent's there are, for IPv4 and for IPv6.
 fn rules(state: &NetworkState) -> [usize; 2] {
     ["rule inet ", "rule inet6 "].map(|start| {
         state.lines().filter(|line| line.starts_with(start) && line.contains("table 51780")).count()
