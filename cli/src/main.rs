@@ -35,7 +35,10 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
     match logging::start().and_then(|()| cli.verb.run()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has all that it wanted: `carrick nodes | head -1`.

@@ -3,6 +3,7 @@
 use std::{
     env, fmt,
     io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, Result};
@@ -104,6 +105,21 @@ pub(crate) fn note(text: &str) {
 pub(crate) fn report(error: &anyhow::Error) {
     note(&format!("carrick: error: {}", one_line(error)));
 }
+
+/// Prints help, or what is wrong with the arguments: as clap does, unless they hold a secret, which is nobody's to read again.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if SECRETS.iter().any(|prefix| text.contains(prefix)) {
+        note("carrick: error: a token or credential stands where none is expected: see `carrick --help`");
+    } else {
+        // There is nowhere to report that stdout or stderr is closed.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// How the text of every secret begins.
+const SECRETS: [&str; 3] = ["carrick_join_1_", "carrick_admin_1_", "carrick_view_1_"];
 
 /// A row of a table without borders: `header` in upper case, then `rows`, columns aligned.
 pub(crate) fn table<const N: usize>(

@@ -110,3 +110,14 @@ impl Drop for Node {
         let _ = self.child.wait();
     }
 }
+
+#[test]
+fn a_token_in_the_wrong_place_is_not_printed_again() {
+    for arguments in [["node", "carrick_join_1_SECRET"], ["carrick_join_1_SECRET", "node"]] {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_carrick")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!said.is_empty() && !String::from_utf8_lossy(&said).contains("SECRET"));
+    }
+}

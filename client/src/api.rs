@@ -1,5 +1,7 @@
 //! The coordinator's HTTP API.
 
+use std::time::Duration;
+
 use carrick_types::Credential;
 use carrick_wire::api::Problem;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -11,11 +13,15 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
 
 use crate::{
     tls::{ConnectError, connect},
     url::CoordinatorUrl,
 };
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The longest answer taken, in bytes.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -33,6 +39,9 @@ pub enum ApiError {
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// No answer.
+    #[error("the coordinator did not answer in time; what was asked for may have happened all the same")]
+    Silent,
     /// The connection broke.
     #[error("the connection to the coordinator broke: {0}")]
     Broken(#[from] hyper::Error),
@@ -90,6 +99,15 @@ impl Api {
     }
 
     async fn call<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<A, ApiError> {
+        timeout(PATIENCE, self.try_call(method, path, body)).await.map_err(|_| ApiError::Silent)?
+    }
+
+    async fn try_call<A: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,

@@ -86,6 +86,13 @@ pub async fn connect(
     let tls_error = |source: io::Error| {
         let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match inner {
+            // A wrong clock, here or there, makes no impostor.
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            )) => ConnectError::Tls { url: url.clone(), source },
             Some(rustls::Error::InvalidCertificate(_)) => ConnectError::WrongCertificate { url: url.clone() },
             _ => ConnectError::Tls { url: url.clone(), source },
         }

@@ -1,6 +1,6 @@
 //! Who may join, and as what: a pure function of the mesh, the proven hello and the token.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use carrick_types::{Cidr, NodeId, TokenId, UnixTime, check_prefix_claim};
 use carrick_wire::{
@@ -94,7 +94,9 @@ fn joining(state: &MeshState, hello: &Hello, now: UnixTime) -> Result<NodeRecord
     if let Some(holder) = state.nodes.values().find(|node| node.wireguard_key == hello.wireguard_key) {
         return Err(Refused::KeyTaken(holder.name.clone()));
     }
-    if state.active().any(|node| node.name == hello.name) {
+    // A name that reads as an id could be taken for another node's when somebody is to be revoked.
+    let reads_as_id = hello.name.as_str().parse::<NodeId>().is_ok();
+    if reads_as_id || state.active().any(|node| node.name == hello.name) {
         return Err(Refused::NameTaken(hello.name.clone()));
     }
     check_prefixes(state, id, &hello.prefixes)?;
@@ -154,11 +156,16 @@ pub(crate) fn endpoints(candidates: &[SocketAddr]) -> Result<Vec<SocketAddr>, Re
     for candidate in candidates {
         let endpoint = SocketAddr::new(candidate.ip().to_canonical(), candidate.port());
         let ip = endpoint.ip();
-        let broadcast = ip == std::net::Ipv4Addr::BROADCAST;
-        if endpoint.port() == 0 || ip.is_unspecified() || ip.is_multicast() || broadcast {
-            return Err(Refused::Protocol(
-                "an endpoint has port 0, or an unspecified, broadcast or multicast address",
-            ));
+        // What peers would send to themselves, to their own link, or nowhere.
+        let useless = ip.is_unspecified()
+            || ip.is_multicast()
+            || ip.is_loopback()
+            || match ip {
+                IpAddr::V4(ip) => ip.is_link_local() || ip.octets()[0] == 0 || ip.octets()[0] >= 240,
+                IpAddr::V6(ip) => ip.is_unicast_link_local(),
+            };
+        if endpoint.port() == 0 || useless {
+            return Err(Refused::Protocol("an endpoint has port 0, or an address that no peer can reach"));
         }
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
@@ -181,7 +188,19 @@ mod tests {
             parse(&["192.0.2.1:1", "[::ffff:192.0.2.1]:1", "[2001:db8::1]:2"]).unwrap(),
             ["192.0.2.1:1", "[2001:db8::1]:2"]
         );
-        for bad in ["192.0.2.1:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:1", "[ff02::1]:1", "255.255.255.255:1"] {
+        for bad in [
+            "192.0.2.1:0",
+            "0.0.0.0:1",
+            "[::]:1",
+            "224.0.0.1:1",
+            "[ff02::1]:1",
+            "255.255.255.255:1",
+            "127.0.0.1:22",
+            "[::1]:22",
+            "169.254.169.254:80",
+            "[fe80::1]:1",
+            "240.0.0.1:1",
+        ] {
             parse(&[bad]).expect_err(bad);
         }
         parse(&["192.0.2.1:1"; 17]).unwrap_err();

@@ -99,8 +99,12 @@ impl Identity {
         self.membership.name = session.welcome.name.clone();
         self.membership.cluster = session.welcome.cluster.clone();
         if self.stored.as_ref() != Some(&self.membership) {
-            self.state.set_membership(&self.membership)?;
-            self.stored = Some(self.membership.clone());
+            match self.state.set_membership(&self.membership) {
+                Ok(()) => self.stored = Some(self.membership.clone()),
+                // A disk that is full must not keep a running node from hearing of revocations.
+                Err(error) if view.is_some() => warn!(%error, "membership not stored"),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(session)
     }

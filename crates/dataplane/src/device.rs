@@ -313,6 +313,8 @@ impl Device {
                 return None;
             }
         }
+        // Its count is per second, also while there is no tunnel whose timers would reset it.
+        self.limiter.reset_count();
         let receiver = match self.limiter.verify_packet(Some(from.ip()), datagram, &mut self.buffer) {
             Ok(Packet::HandshakeInit(initiation)) => {
                 let secret = x25519::StaticSecret::from(*self.secret.expose());

@@ -103,6 +103,9 @@ pub enum PrefixClaimError {
     /// Loopback, link-local, multicast or unspecified: never routed.
     #[error("prefix {0} overlaps {1}, which is never routed")]
     NotRoutable(Cidr, Cidr),
+    /// Not private space: it could take the way to a name server, an API or a peer from the whole mesh.
+    #[error("prefix {0} is public: claim pod CIDRs from private space (RFC 1918, RFC 6598, IPv6 fc00::/7)")]
+    Public(Cidr),
     /// Inside the range from which overlay addresses are given.
     #[error(
         "prefix {0} overlaps the overlay range {1}: choose another pod CIDR, or another --overlay at the coordinator's first start"
@@ -126,6 +129,9 @@ pub fn check_prefix_claim(claim: &[Cidr], overlay: &[Cidr]) -> Result<(), Prefix
         if let Some(never) = never_routed().find(|never| never.overlaps(prefix)) {
             return Err(PrefixClaimError::NotRoutable(*prefix, never));
         }
+        if !private().any(|block| block.length() <= prefix.length() && block.contains(prefix.address())) {
+            return Err(PrefixClaimError::Public(*prefix));
+        }
         if let Some(range) = overlay.iter().find(|range| range.overlaps(prefix)) {
             return Err(PrefixClaimError::Overlay(*prefix, *range));
         }
@@ -134,6 +140,13 @@ pub fn check_prefix_claim(claim: &[Cidr], overlay: &[Cidr]) -> Result<(), Prefix
         }
     }
     Ok(())
+}
+
+/// RFC 1918, RFC 6598 and RFC 4193: what nobody reaches except through this mesh.
+fn private() -> impl Iterator<Item = Cidr> {
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"]
+        .iter()
+        .filter_map(|text| text.parse().ok())
 }
 
 /// RFC 6890's blocks that never leave a host or a link.
@@ -180,6 +193,12 @@ mod tests {
             "fe80::/64",
             "::/96",
             "100.64.0.7/32",
+            "8.8.8.8/32",
+            "1.0.0.0/8",
+            "172.0.0.0/8",
+            "192.0.0.0/8",
+            "2600::/16",
+            "64:ff9b::/96",
             "100.0.0.0/8",
             "fd12:3456:789a::5/128",
         ] {

@@ -83,7 +83,9 @@ pub(crate) enum CopyError {
 
 /// The inverse of [`to_copyable`].
 pub(crate) fn from_copyable(prefix: &str, text: &str) -> Result<Vec<u8>, CopyError> {
-    let body = text.trim().strip_prefix(prefix).ok_or(CopyError::WrongPrefix)?;
+    // A terminal or a mail may have wrapped it.
+    let text: String = text.split_whitespace().collect();
+    let body = text.strip_prefix(prefix).ok_or(CopyError::WrongPrefix)?;
     let mut bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| CopyError::Damaged)?;
     let at = bytes.len().checked_sub(CHECKSUM_LEN).ok_or(CopyError::Damaged)?;
     let sum = bytes.split_off(at);

@@ -131,6 +131,12 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_was_wrapped_comes_back() {
+        let text = token().to_string();
+        assert_eq!(format!("{}\n  {}", &text[..64], &text[64..]).parse(), Ok(token()));
+    }
+
+    #[test]
     fn a_truncated_token_is_refused_at_every_length() {
         let text = token().to_string();
         for length in 0..text.len() {
