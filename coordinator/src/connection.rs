@@ -1,4 +1,4 @@
-//! Who is connected, and how many may be: strangers cannot crowd out members and operators.
+//! Who is connected, and how many may be. One source cannot crowd the others out; several together can, until their time is up.
 
 use std::{
     collections::HashMap,
