@@ -1,22 +1,21 @@
-//! The device: every peer's tunnel behind one private key and one table of allowed IPs.
+//! The device: every peer's tunnels behind this node's keys and one table of allowed IPs.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use boringtun::{
-    noise::{Packet, TunnResult, handshake::parse_handshake_anon, rate_limiter::RateLimiter},
-    x25519,
-};
 use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
 
 use crate::{
     allowed_ips::AllowedIps,
+    own_keys::{Claim, FORMER_KEY_LIFE, OwnKeys},
     packet::addresses,
+    peer::{Former, Peer, PeerConfig, REPLACED_KEY_LIFE},
+    slots::Slots,
     tunnel::{MessageType, Step, Tunnel},
+    waiting::Waiting,
 };
 
 /// The longest datagram that UDP carries, in bytes.
@@ -31,25 +30,6 @@ const TICK: Duration = Duration::from_millis(250);
 /// A handshake is sent to so many endpoints of a peer at once; the first to answer becomes its endpoint.
 const MAX_TRIED_ENDPOINTS: usize = 8;
 
-/// Handshake messages a second above which peers must prove their address with a cookie. Each is counted twice: when it
-/// arrives, and by the tunnel it belongs to.
-const HANDSHAKES_PER_SECOND: u64 = 2 * 100;
-
-/// WireGuard's reject-after-messages: no counter from here on is taken (whitepaper, section 6.1).
-const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
-
-/// Receiver indices have 24 bits for the tunnel; boringtun numbers a tunnel's sessions with the other 8.
-const SLOTS: u32 = 1 << 24;
-
-/// What is known of a peer before there is a tunnel to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerConfig {
-    /// The prefixes that belong to it.
-    pub allowed_ips: Vec<Cidr>,
-    /// Where it may be reached, best first.
-    pub endpoints: Vec<SocketAddr>,
-}
-
 /// A datagram to send.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Transmit {
@@ -62,11 +42,11 @@ pub struct Transmit {
 /// What a timeout is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
-    /// Handshake retries, rekeys, keepalives and expiry of every tunnel that is up.
+    /// Handshake retries, rekeys, keepalives and expiry of every tunnel that is up, and the end of keys that others have replaced.
     Tunnels,
 }
 
-/// The state of a tunnel, for people and for reports.
+/// The state of the tunnel with a peer, for people and for reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkState {
     /// Whose.
@@ -77,9 +57,9 @@ pub struct LinkState {
     pub last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
     pub rtt: Option<Duration>,
-    /// Bytes of inner packets received since the peer is known.
+    /// Bytes of inner packets received since the peer is known, under whichever key.
     pub rx_bytes: u64,
-    /// Bytes of inner packets sent since the peer is known.
+    /// Bytes of inner packets sent since the peer is known, under whichever key.
     pub tx_bytes: u64,
 }
 
@@ -88,6 +68,12 @@ pub struct LinkState {
 pub struct Counters {
     /// Packets from this host whose destination belongs to no peer.
     pub no_peer: u64,
+    /// Packets from this host for a peer that admits no new tunnel and has none.
+    pub not_admitted: u64,
+    /// Packets from this host that waited for a handshake and made room for newer ones.
+    pub crowded_out: u64,
+    /// Packets from this host that waited for a handshake that did not come about.
+    pub unanswered: u64,
     /// Datagrams that are no WireGuard message, or of no peer, or not authentic.
     pub refused: u64,
     /// Authentic packets from a peer with a source address that is not the peer's.
@@ -98,17 +84,16 @@ pub struct Counters {
 
 /// A WireGuard device. One mutation, then drain [`Device::poll_transmit`] and [`Device::poll_packet`], then wait.
 pub struct Device {
-    secret: WireGuardSecret,
-    key: x25519::PublicKey,
-    limiter: Arc<RateLimiter>,
+    keys: OwnKeys,
     /// What this node speaks for: packets for anybody else end here.
     own: AllowedIps<()>,
     own_prefixes: Vec<Cidr>,
     allowed_ips: AllowedIps<WireGuardKey>,
-    peers: BTreeMap<WireGuardKey, PeerState>,
-    /// The peer of each tunnel that is up, by the upper 24 bits of its receiver indices.
-    slots: BTreeMap<u32, WireGuardKey>,
-    next_slot: u32,
+    peers: BTreeMap<WireGuardKey, Peer>,
+    /// The keys that peers had before and may still have tunnels under: which key they have now, and until when.
+    replaced: BTreeMap<WireGuardKey, (WireGuardKey, Instant)>,
+    slots: Slots,
+    waiting: Waiting,
     next_tick: Option<Instant>,
     transmits: VecDeque<Transmit>,
     packets: VecDeque<Vec<u8>>,
@@ -116,27 +101,18 @@ pub struct Device {
     buffer: Box<[u8]>,
 }
 
-struct PeerState {
-    config: PeerConfig,
-    tunnel: Option<(u32, Tunnel)>,
-    rx_bytes: u64,
-    tx_bytes: u64,
-}
-
 impl Device {
     /// A device without peers.
     pub fn new(secret: WireGuardSecret) -> Self {
-        let key = x25519::PublicKey::from(*secret.public().as_bytes());
         Self {
-            secret,
-            key,
-            limiter: Arc::new(RateLimiter::new(&key, HANDSHAKES_PER_SECOND)),
+            keys: OwnKeys::new(secret),
             own: AllowedIps::default(),
             own_prefixes: Vec::new(),
             allowed_ips: AllowedIps::default(),
             peers: BTreeMap::new(),
-            slots: BTreeMap::new(),
-            next_slot: 1,
+            replaced: BTreeMap::new(),
+            slots: Slots::default(),
+            waiting: Waiting::default(),
             next_tick: None,
             transmits: VecDeque::new(),
             packets: VecDeque::new(),
@@ -155,21 +131,40 @@ impl Device {
         }
     }
 
-    /// Adds a peer, or changes what is known of it. No tunnel is made before a packet or a handshake asks for one.
-    pub fn set_peer(&mut self, key: WireGuardKey, config: PeerConfig) {
-        if key.as_bytes() == self.key.as_bytes() {
+    /// Makes every handshake with another key from here on.
+    ///
+    /// Sessions of the former key go on, both ways; packets move over to the new key peer by peer, when a session with it is up.
+    /// Handshakes that peers begin with the former key, since they do not know the new one yet, are taken for 180 seconds
+    /// (WireGuard's reject-after-time) or until the next rotation. Sessions of a key before that are kept for the rest of their
+    /// 180 seconds, and no new ones made.
+    pub fn rotate(&mut self, secret: WireGuardSecret, now: Instant) {
+        let (former, new) = (self.keys.current.public, secret.public());
+        if former == new {
             return;
         }
-        let peer = self.peers.entry(key).or_insert_with(|| PeerState {
-            config: PeerConfig { allowed_ips: Vec::new(), endpoints: Vec::new() },
-            tunnel: None,
-            rx_bytes: 0,
-            tx_bytes: 0,
-        });
+        self.remove_peer(&new);
+        self.keys.rotate(secret, now);
+        for peer in self.peers.values_mut() {
+            peer.retire_current(now + FORMER_KEY_LIFE);
+            peer.cut(&mut self.slots, |tunnel| tunnel.own != former && !tunnel.has_session());
+            peer.bound_former(&mut self.slots);
+        }
+        self.next_tick.get_or_insert(now + TICK);
+        for key in self.waiting.peers().collect::<Vec<_>>() {
+            self.begin(key, now);
+        }
+    }
+
+    /// Adds a peer, or changes what is known of it. No tunnel is made before a packet or a handshake asks for one.
+    pub fn set_peer(&mut self, key: WireGuardKey, config: PeerConfig) {
+        if key == self.keys.current.public {
+            return;
+        }
+        let peer = self.peers.entry(key).or_insert_with(Peer::unknown);
         let old = std::mem::replace(&mut peer.config, config);
-        if let Some((_, tunnel)) = &mut peer.tunnel
-            && old.endpoints != peer.config.endpoints
-            && tunnel.endpoint.is_none_or(|at| !peer.config.endpoints.contains(&at))
+        if old.endpoints != peer.config.endpoints
+            && peer.endpoint().is_none_or(|at| !peer.config.endpoints.contains(&at))
+            && let Some(tunnel) = &mut peer.current
         {
             tunnel.look_for_peer();
         }
@@ -179,17 +174,54 @@ impl Device {
         for &prefix in &peer.config.allowed_ips {
             self.allowed_ips.insert(prefix, key);
         }
+        if !peer.may_shake_hands() {
+            peer.cut(&mut self.slots, |_| true);
+            self.counters.unanswered += self.waiting.clear(&key);
+        }
     }
 
-    /// Forgets a peer with its session keys: from here on nothing goes to it and nothing of it is taken.
+    /// Makes another key the peer's: what belonged to the old key belongs to the new one.
+    ///
+    /// From here on no session is made with the old key. One that lives goes on, both ways, for 60 seconds at most; packets move over
+    /// when a session with the new key is up. Where the old key is no peer's, this is [`Device::set_peer`].
+    pub fn replace_peer(&mut self, old: &WireGuardKey, new: WireGuardKey, config: PeerConfig, now: Instant) {
+        if new == self.keys.current.public {
+            return self.remove_peer(old);
+        }
+        if *old != new
+            && let Some(mut predecessor) = self.detach(old)
+        {
+            let until = now + REPLACED_KEY_LIFE;
+            predecessor.retire_current(until);
+            predecessor.former.iter_mut().for_each(|former| former.until = former.until.min(until));
+            predecessor.cut(&mut self.slots, |tunnel| !tunnel.has_session());
+            predecessor.tunnels().for_each(|tunnel| self.slots.give(tunnel.slot, new));
+            let peer = self.peers.entry(new).or_insert_with(Peer::unknown);
+            peer.succeed(predecessor);
+            peer.bound_former(&mut self.slots);
+            self.waiting.hand_over(old, new);
+            self.replaced.values_mut().filter(|(key, _)| key == old).for_each(|(key, _)| *key = new);
+            self.replaced.insert(*old, (new, until));
+            self.next_tick.get_or_insert(now + TICK);
+        }
+        self.set_peer(new, config);
+        self.send_waiting(new, now);
+        if self.waiting.waits_for(&new) {
+            self.begin(new, now);
+        }
+    }
+
+    /// Forgets a peer with its session keys, also those under keys that it had before: from here on nothing goes to it and nothing
+    /// of it is taken. Where another key has replaced this one, only what is left of this one ends.
     pub fn remove_peer(&mut self, key: &WireGuardKey) {
-        if let Some(peer) = self.peers.remove(key) {
-            for prefix in peer.config.allowed_ips {
-                self.allowed_ips.remove(prefix, *key);
-            }
-            if let Some((slot, _)) = peer.tunnel {
-                self.slots.remove(&slot);
-            }
+        if let Some(mut peer) = self.detach(key) {
+            peer.cut(&mut self.slots, |_| true);
+            self.counters.unanswered += self.waiting.clear(key);
+        }
+        if let Some((successor, _)) = self.replaced.remove(key)
+            && let Some(peer) = self.peers.get_mut(&successor)
+        {
+            peer.cut(&mut self.slots, |tunnel| tunnel.peer == *key);
         }
     }
 
@@ -200,17 +232,24 @@ impl Device {
             self.counters.no_peer += 1;
             return;
         };
-        self.ensure_tunnel(key, now);
-        let Some(PeerState { config, tunnel: Some((_, tunnel)), tx_bytes, .. }) = self.peers.get_mut(&key)
-        else {
+        let Some(peer) = self.peers.get_mut(&key).filter(|_| packet.len() + 32 <= self.buffer.len()) else {
             return;
         };
-        if packet.len() + 32 <= self.buffer.len() {
-            *tx_bytes += packet.len() as u64;
+        if let Some(tunnel) = peer.sending() {
             if let Step::Send(message) = tunnel.seal(packet, &mut self.buffer, now) {
-                send(&mut self.transmits, config, tunnel.endpoint, message);
+                send(&mut self.transmits, &[], tunnel.endpoint, message);
             }
+            peer.tx_bytes += packet.len() as u64;
+            if peer.current.as_ref().is_some_and(Tunnel::has_keys) {
+                return;
+            }
+        } else if peer.config.admits_new {
+            self.counters.crowded_out += self.waiting.push(key, packet);
+        } else {
+            self.counters.not_admitted += 1;
+            return;
         }
+        self.begin(key, now);
     }
 
     /// Takes a datagram from the network.
@@ -220,24 +259,54 @@ impl Device {
         }
     }
 
-    /// Runs the timers of every tunnel that is up.
+    /// Runs the timers of every tunnel that is up, and forgets keys whose time is over.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.next_tick.is_none_or(|due| now < due) {
             return;
         }
-        self.limiter.reset_count();
-        for peer in self.peers.values_mut() {
-            let Some((slot, tunnel)) = &mut peer.tunnel else { continue };
-            match tunnel.tick(&mut self.buffer, now) {
-                Ok(Step::Send(message)) => send(&mut self.transmits, &peer.config, tunnel.endpoint, message),
-                Ok(Step::Nothing | Step::Packet(_)) => {}
-                Err(_expired) => {
-                    self.slots.remove(slot);
-                    peer.tunnel = None;
+        self.keys.expire(now);
+        self.replaced.retain(|_, (_, until)| now < *until);
+        let mut given_up = Vec::new();
+        for (key, peer) in &mut self.peers {
+            peer.former.retain_mut(|Former { tunnel, until }| {
+                let step = if now < *until { tunnel.tick(false, &mut self.buffer, now).ok() } else { None };
+                match &step {
+                    // No handshake is begun under a key that one side has no longer.
+                    Some(Step::Send(message))
+                        if MessageType::of(message) != Some(MessageType::Initiation) =>
+                    {
+                        send(&mut self.transmits, &[], tunnel.endpoint, message);
+                    }
+                    Some(_) => {}
+                    None => self.slots.release(tunnel.slot),
                 }
+                step.is_some()
+            });
+            let wanted = self.waiting.waits_for(key);
+            peer.current.take_if(|tunnel| match tunnel.tick(wanted, &mut self.buffer, now) {
+                Ok(step) => {
+                    if let Step::Send(message) = step {
+                        send(&mut self.transmits, &peer.config.endpoints, tunnel.endpoint, message);
+                    }
+                    false
+                }
+                Err(_expired) => {
+                    self.slots.release(tunnel.slot);
+                    true
+                }
+            });
+            if !peer.may_shake_hands() {
+                peer.cut(&mut self.slots, |_| true);
+            }
+            if wanted && peer.current.is_none() {
+                given_up.push(*key);
             }
         }
-        self.next_tick = (!self.slots.is_empty()).then(|| now + TICK);
+        for key in given_up {
+            self.counters.unanswered += self.waiting.clear(&key);
+        }
+        let idle = self.slots.is_empty() && self.replaced.is_empty() && self.keys.former().is_none();
+        self.next_tick = (!idle).then(|| now + TICK);
     }
 
     /// The next datagram to send.
@@ -255,15 +324,15 @@ impl Device {
         self.next_tick.map(|due| (due, Timer::Tunnels))
     }
 
-    /// Every tunnel that has completed a handshake.
+    /// Every peer that has been heard of.
     pub fn links(&self) -> impl Iterator<Item = LinkState> {
         self.peers.iter().filter_map(|(&key, peer)| {
-            let (_, tunnel) = peer.tunnel.as_ref()?;
+            let latest = peer.tunnels().max_by_key(|tunnel| tunnel.last_handshake)?;
             Some(LinkState {
                 peer: key,
-                endpoint: tunnel.endpoint?,
-                last_handshake: tunnel.last_handshake,
-                rtt: tunnel.rtt,
+                endpoint: peer.endpoint()?,
+                last_handshake: latest.last_handshake,
+                rtt: latest.rtt,
                 rx_bytes: peer.rx_bytes,
                 tx_bytes: peer.tx_bytes,
             })
@@ -278,11 +347,22 @@ impl Device {
     /// `None` where the datagram is refused.
     fn open(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<()> {
         let message = MessageType::of(datagram).filter(|_| datagram.len() <= MAX_DATAGRAM)?;
-        let key = self.sender_of(from, message, datagram)?;
-        self.ensure_tunnel(key, now);
-        let PeerState { config, tunnel: Some((_, tunnel)), rx_bytes, .. } = self.peers.get_mut(&key)? else {
-            return None;
+        let (key, slot) = match self.keys.claim(from, message, datagram) {
+            Claim::Initiation { own, peer } => (peer, self.responder(own, peer, now)?),
+            Claim::Slot(slot) => (self.slots.peer(slot)?, slot),
+            Claim::Challenge(cookie_reply) => {
+                self.transmits.push_back(Transmit { to: from, payload: cookie_reply });
+                return None;
+            }
+            Claim::Refused => return None,
         };
+        let peer = self.peers.get_mut(&key)?;
+        let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
+        // The end of a handshake with a key that the peer has no longer. The peer sends nothing under it that would be lost.
+        if message == MessageType::Response && tunnel.peer != key {
+            return None;
+        }
+        let mut received = 0;
         match tunnel.open(from, message, datagram, &mut self.buffer, now)? {
             Step::Nothing => {}
             // Straight back to where it came from: an answer to a handshake is for whoever sent it.
@@ -294,69 +374,89 @@ impl Device {
                 } else if self.own.lookup(found.destination).is_none() {
                     self.counters.not_for_us += 1;
                 } else {
-                    *rx_bytes += packet.len() as u64;
+                    received = packet.len() as u64;
                     self.packets.push_back(packet.to_vec());
                 }
             }
         }
         while let Step::Send(message) = tunnel.flush(&mut self.buffer, now) {
-            send(&mut self.transmits, config, tunnel.endpoint, message);
+            send(&mut self.transmits, &[], tunnel.endpoint, message);
         }
+        peer.rx_bytes += received;
+        self.send_waiting(key, now);
         Some(())
     }
 
-    /// The peer that a message claims to be from, after the cheap checks: its MAC, and under load its cookie.
-    fn sender_of(&mut self, from: SocketAddr, message: MessageType, datagram: &[u8]) -> Option<WireGuardKey> {
-        if message == MessageType::Data {
-            let counter = u64::from_le_bytes(*datagram.get(8..16)?.first_chunk()?);
-            if counter >= REJECT_AFTER_MESSAGES {
-                return None;
-            }
-        }
-        // Its count is per second, also while there is no tunnel whose timers would reset it.
-        self.limiter.reset_count();
-        let receiver = match self.limiter.verify_packet(Some(from.ip()), datagram, &mut self.buffer) {
-            Ok(Packet::HandshakeInit(initiation)) => {
-                let secret = x25519::StaticSecret::from(*self.secret.expose());
-                let half = parse_handshake_anon(&secret, &self.key, &initiation).ok()?;
-                let key = WireGuardKey::from_bytes(half.peer_static_public).ok()?;
-                return self.peers.contains_key(&key).then_some(key);
-            }
-            Ok(Packet::HandshakeResponse(response)) => response.receiver_idx,
-            Ok(Packet::PacketCookieReply(reply)) => reply.receiver_idx,
-            Ok(Packet::PacketData(data)) => data.receiver_idx,
-            Err(TunnResult::WriteToNetwork(cookie_reply)) => {
-                self.transmits.push_back(Transmit { to: from, payload: cookie_reply.to_vec() });
-                return None;
-            }
-            Err(_) => return None,
+    /// The slot of the tunnel that answers a peer's initiation; `None` where none may.
+    fn responder(&mut self, own: WireGuardKey, key: WireGuardKey, now: Instant) -> Option<u32> {
+        let peer = self.peers.get_mut(&key).filter(|peer| peer.may_shake_hands())?;
+        let (former_own, until) = match self.keys.former() {
+            Some((former, until)) if former.public == own => (former, until),
+            Some(_) | None => return self.ensure_current(key, now).map(|tunnel| tunnel.slot),
         };
-        self.slots.get(&(receiver >> 8)).copied()
+        let known = peer.former.iter().find(|former| former.tunnel.own == own && former.tunnel.peer == key);
+        if let Some(known) = known {
+            return Some(known.tunnel.slot);
+        }
+        let slot = self.slots.take(key)?;
+        let tunnel = Tunnel::new(former_own, key, slot, peer.endpoint());
+        peer.former.insert(0, Former { tunnel, until });
+        peer.bound_former(&mut self.slots);
+        Some(slot)
     }
 
-    fn ensure_tunnel(&mut self, key: WireGuardKey, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.tunnel.is_none()) else { return };
-        let Some(slot) = free_slot(&self.slots, self.next_slot) else { return };
-        self.next_slot = (slot + 1) % SLOTS;
-        self.slots.insert(slot, key);
-        peer.tunnel = Some((slot, Tunnel::new(&self.secret, &key, slot, self.limiter.clone())));
-        self.next_tick.get_or_insert(now + TICK);
+    /// Begins a handshake under the keys that both sides have now, unless one is under way.
+    fn begin(&mut self, key: WireGuardKey, now: Instant) {
+        self.ensure_current(key, now);
+        let Some(Peer { config, current: Some(tunnel), .. }) = self.peers.get_mut(&key) else { return };
+        if let Step::Send(message) = tunnel.initiate(&mut self.buffer, now) {
+            send(&mut self.transmits, &config.endpoints, tunnel.endpoint, message);
+        }
     }
-}
 
-fn free_slot(slots: &BTreeMap<u32, WireGuardKey>, from: u32) -> Option<u32> {
-    (from..SLOTS).chain(0..from).find(|slot| !slots.contains_key(slot))
+    /// The tunnel under the keys that both sides have now.
+    fn ensure_current(&mut self, key: WireGuardKey, now: Instant) -> Option<&Tunnel> {
+        let peer = self.peers.get_mut(&key)?;
+        if peer.current.is_none() {
+            let slot = self.slots.take(key)?;
+            peer.current = Some(Tunnel::new(&self.keys.current, key, slot, peer.endpoint()));
+            self.next_tick.get_or_insert(now + TICK);
+        }
+        peer.current.as_ref()
+    }
+
+    /// Sends what waited for a peer, where there are keys by now.
+    fn send_waiting(&mut self, key: WireGuardKey, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key).filter(|_| self.waiting.waits_for(&key)) else { return };
+        while let Some(tunnel) = peer.sending()
+            && let Some(packet) = self.waiting.pop(&key)
+        {
+            if let Step::Send(message) = tunnel.seal(&packet, &mut self.buffer, now) {
+                send(&mut self.transmits, &[], tunnel.endpoint, message);
+            }
+            peer.tx_bytes += packet.len() as u64;
+        }
+    }
+
+    /// Takes a peer out of the tables; its tunnels are the caller's.
+    fn detach(&mut self, key: &WireGuardKey) -> Option<Peer> {
+        let peer = self.peers.remove(key)?;
+        for &prefix in &peer.config.allowed_ips {
+            self.allowed_ips.remove(prefix, *key);
+        }
+        Some(peer)
+    }
 }
 
 /// A handshake initiation goes wherever the peer may be, anything else where it was last heard of.
 fn send(
     transmits: &mut VecDeque<Transmit>,
-    config: &PeerConfig,
+    candidates: &[SocketAddr],
     endpoint: Option<SocketAddr>,
     message: &[u8],
 ) {
-    let candidates: &[SocketAddr] = match MessageType::of(message) {
-        Some(MessageType::Initiation) => &config.endpoints,
+    let candidates = match MessageType::of(message) {
+        Some(MessageType::Initiation) => candidates,
         _ => &[],
     };
     let others = candidates.iter().copied().filter(|&candidate| Some(candidate) != endpoint);
@@ -366,248 +466,4 @@ fn send(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const ONE: &str = "192.0.2.1:51820";
-    const TWO: &str = "192.0.2.2:51820";
-
-    fn secret(n: u8) -> WireGuardSecret {
-        WireGuardSecret::from_bytes([n; 32])
-    }
-
-    fn peer(allowed_ips: &[&str], endpoints: &[&str]) -> PeerConfig {
-        PeerConfig {
-            allowed_ips: allowed_ips.iter().map(|text| text.parse().unwrap()).collect(),
-            endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
-        }
-    }
-
-    /// Two devices that know each other: 10.1.0.0/16 behind the one, 10.2.0.0/16 behind the other.
-    fn pair() -> (Device, Device) {
-        let (mut one, mut two) = (Device::new(secret(1)), Device::new(secret(2)));
-        one.set_own(vec!["10.1.0.0/16".parse().unwrap()]);
-        two.set_own(vec!["10.2.0.0/16".parse().unwrap()]);
-        one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[TWO]));
-        two.set_peer(secret(1).public(), peer(&["10.1.0.0/16"], &[ONE]));
-        (one, two)
-    }
-
-    fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
-        let mut packet = vec![0; 28];
-        packet[0] = 0x45;
-        packet[3] = 28;
-        packet[12..16].copy_from_slice(&from);
-        packet[16..20].copy_from_slice(&to);
-        packet
-    }
-
-    /// Carries datagrams between the two until neither has one. Returns how many there were.
-    fn exchange(one: &mut Device, two: &mut Device, now: Instant) -> usize {
-        let mut count = 0;
-        loop {
-            if let Some(transmit) = one.poll_transmit() {
-                assert_eq!(transmit.to, TWO.parse().unwrap());
-                two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
-            } else if let Some(transmit) = two.poll_transmit() {
-                assert_eq!(transmit.to, ONE.parse().unwrap());
-                one.handle_datagram(TWO.parse().unwrap(), &transmit.payload, now);
-            } else {
-                return count;
-            }
-            count += 1;
-        }
-    }
-
-    fn connected() -> (Device, Device, Instant) {
-        let (mut one, mut two) = pair();
-        let now = Instant::now_for_tests();
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-        exchange(&mut one, &mut two, now);
-        assert!(two.poll_packet().is_some());
-        (one, two, now)
-    }
-
-    trait InstantForTests {
-        fn now_for_tests() -> Self;
-    }
-
-    impl InstantForTests for Instant {
-        #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
-        fn now_for_tests() -> Self {
-            Self::now()
-        }
-    }
-
-    #[test]
-    fn a_packet_reaches_the_peer_that_its_destination_belongs_to() {
-        let (mut one, mut two) = pair();
-        let now = Instant::now_for_tests();
-        let sent = packet([10, 1, 0, 1], [10, 2, 0, 1]);
-        one.handle_packet(&sent, now);
-        assert_eq!(
-            exchange(&mut one, &mut two, now),
-            4,
-            "initiation, response, keepalive, and the packet that waited"
-        );
-        assert_eq!(two.poll_packet(), Some(sent));
-        let link = one.links().next().unwrap();
-        assert_eq!((link.endpoint, link.tx_bytes), (TWO.parse().unwrap(), 28));
-        assert!(link.rtt.is_some());
-        assert_eq!(two.links().next().unwrap().rx_bytes, 28);
-    }
-
-    #[test]
-    fn there_is_no_tunnel_before_there_is_traffic() {
-        let (one, two) = pair();
-        for device in [one, two] {
-            assert_eq!(device.poll_timeout(), None);
-            assert!(device.slots.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_packet_for_nobody_goes_nowhere() {
-        let (mut one, ..) = connected();
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 3, 0, 1]), Instant::now_for_tests());
-        assert_eq!(one.poll_transmit(), None);
-        assert_eq!(one.counters().no_peer, 1);
-    }
-
-    #[test]
-    fn a_peer_cannot_send_from_an_address_that_is_not_its_own() {
-        let (mut one, mut two, now) = connected();
-        one.handle_packet(&packet([10, 9, 0, 1], [10, 2, 0, 1]), now);
-        exchange(&mut one, &mut two, now);
-        assert_eq!(two.poll_packet(), None);
-        assert_eq!(two.counters().spoofed, 1);
-
-        two.set_peer(secret(3).public(), peer(&["10.1.0.1/32"], &[]));
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-        exchange(&mut one, &mut two, now);
-        assert_eq!(two.poll_packet(), None, "a longer prefix of another peer takes the address away");
-    }
-
-    #[test]
-    fn a_peer_cannot_use_this_node_as_a_way_to_elsewhere() {
-        let (mut one, mut two, now) = connected();
-        one.set_peer(secret(2).public(), peer(&["10.2.0.0/16", "203.0.113.0/24"], &[TWO]));
-        one.handle_packet(&packet([10, 1, 0, 1], [203, 0, 113, 1]), now);
-        exchange(&mut one, &mut two, now);
-        assert_eq!(two.poll_packet(), None);
-        assert_eq!(two.counters().not_for_us, 1);
-    }
-
-    #[test]
-    fn a_removed_peer_is_heard_and_answered_no_more() {
-        let (mut one, mut two, now) = connected();
-        two.remove_peer(&secret(1).public());
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-        assert!(exchange(&mut one, &mut two, now) > 0);
-        assert_eq!(two.poll_packet(), None);
-        two.handle_packet(&packet([10, 2, 0, 1], [10, 1, 0, 1]), now);
-        assert_eq!(two.poll_transmit(), None);
-        assert_eq!(two.poll_timeout().map(|_| two.slots.len()).unwrap_or_default(), 0);
-    }
-
-    #[test]
-    fn a_replayed_datagram_is_refused() {
-        let (mut one, mut two, now) = connected();
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-        let transmit = one.poll_transmit().unwrap();
-        two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
-        assert!(two.poll_packet().is_some());
-        let refused = two.counters().refused;
-        two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
-        assert_eq!(two.poll_packet(), None);
-        assert_eq!(two.counters().refused, refused + 1);
-    }
-
-    #[test]
-    fn a_peer_that_tells_of_another_endpoint_is_looked_for_at_once_and_found_where_it_answers() {
-        const NEW: &str = "192.0.2.99:51820";
-        let (mut one, mut two, now) = connected();
-        one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[NEW]));
-        one.handle_timeout(now + TICK);
-        let sent: Vec<_> = std::iter::from_fn(|| one.poll_transmit()).collect();
-        let to: Vec<_> = sent.iter().map(|transmit| transmit.to.to_string()).collect();
-        assert_eq!(to, [TWO, NEW], "it may still be where it was heard of");
-        two.handle_datagram(ONE.parse().unwrap(), &sent[1].payload, now + TICK);
-        let answer = two.poll_transmit().unwrap();
-        one.handle_datagram(NEW.parse().unwrap(), &answer.payload, now + TICK);
-        assert_eq!(one.links().next().unwrap().endpoint, NEW.parse().unwrap());
-
-        one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[NEW, TWO]));
-        std::iter::from_fn(|| one.poll_transmit()).for_each(drop);
-        one.handle_timeout(now + 2 * TICK);
-        assert_eq!(one.poll_transmit(), None, "it is where it says");
-    }
-
-    #[test]
-    fn a_peer_roams_with_authentic_messages_only() {
-        let (mut one, mut two, now) = connected();
-        let elsewhere: SocketAddr = "198.51.100.7:9".parse().unwrap();
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-        let mut payload = one.poll_transmit().unwrap().payload;
-        let authentic = payload.clone();
-        *payload.last_mut().unwrap() ^= 1;
-        two.handle_datagram(elsewhere, &payload, now);
-        assert_eq!(two.links().next().unwrap().endpoint, ONE.parse().unwrap());
-        two.handle_datagram(elsewhere, &authentic, now);
-        assert_eq!(two.links().next().unwrap().endpoint, elsewhere);
-    }
-
-    #[test]
-    fn a_handshake_tries_every_endpoint_and_keeps_the_first_that_answers() {
-        let (mut one, mut two) = pair();
-        let now = Instant::now_for_tests();
-        one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &["203.0.113.9:1", TWO]));
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-        let tried: Vec<SocketAddr> = std::iter::from_fn(|| one.poll_transmit())
-            .map(|transmit| {
-                two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
-                transmit.to
-            })
-            .collect();
-        assert_eq!(tried, ["203.0.113.9:1".parse().unwrap(), TWO.parse().unwrap()]);
-        exchange(&mut one, &mut two, now);
-        assert!(two.poll_packet().is_some());
-        assert_eq!(one.links().next().unwrap().endpoint, TWO.parse().unwrap());
-    }
-
-    #[test]
-    fn datagrams_of_every_length_do_no_harm() {
-        let (mut one, mut two, now) = connected();
-        let junk = vec![0xa5; MAX_DATAGRAM];
-        for first in [0, 1, 2, 3, 4, 0xa5] {
-            let mut junk = junk.clone();
-            junk[..4].copy_from_slice(&[first, 0, 0, 0]);
-            for length in (0..2048).chain((2048..=MAX_DATAGRAM).step_by(997)).chain([MAX_DATAGRAM]) {
-                two.handle_datagram(ONE.parse().unwrap(), &junk[..length], now);
-            }
-        }
-        assert_eq!(two.poll_packet(), None);
-        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-        exchange(&mut one, &mut two, now);
-        assert!(two.poll_packet().is_some());
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn an_altered_handshake_or_datagram_never_panics(at: prop::sample::Index, flip in 1..=255_u8, cut: prop::sample::Index) {
-            let (mut one, mut two) = pair();
-            let now = Instant::now_for_tests();
-            one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
-            let mut payload = one.poll_transmit().unwrap().payload;
-            let at = at.index(payload.len());
-            payload[at] ^= flip;
-            two.handle_datagram(ONE.parse().unwrap(), &payload, now);
-            two.handle_datagram(ONE.parse().unwrap(), &payload[..cut.index(payload.len())], now);
-            prop_assert_eq!(two.poll_packet(), None);
-        }
-    }
-}
+mod tests;

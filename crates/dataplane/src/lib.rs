@@ -4,13 +4,18 @@
 //! Start at [`Device`]. Sockets and the TUN interface live in `carrick_node::shard`.
 //!
 //! The engine of each tunnel is boringtun's `Tunn`, which reads the clock by itself for its timers and draws its own
-//! randomness: the two exceptions to the rule above, both behind `tunnel`.
+//! randomness: the two exceptions to the rule above, both behind `tunnel` and `own_keys`.
 
 mod allowed_ips;
 mod device;
+mod own_keys;
 mod packet;
+mod peer;
+mod slots;
 mod tunnel;
+mod waiting;
 
 pub use allowed_ips::AllowedIps;
-pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, PeerConfig, Timer, Transmit};
+pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, Timer, Transmit};
 pub use packet::{Addresses, addresses};
+pub use peer::PeerConfig;

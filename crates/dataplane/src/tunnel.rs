@@ -1,20 +1,17 @@
 //! One tunnel: boringtun's `Tunn`, with its return values sorted and its round-trip times measured.
 
 use std::{
-    collections::VecDeque,
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError, rate_limiter::RateLimiter};
-use carrick_types::{WireGuardKey, WireGuardSecret};
+use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError};
+use carrick_types::WireGuardKey;
+
+use crate::own_keys::OwnKey;
 
 /// WireGuard's rekey-timeout (whitepaper, section 6.1): how long a handshake has before the next attempt.
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Packets that may wait for the peer to complete its handshake; as many as the engine lets wait for one of ours.
-const MAX_HELD: usize = 256;
 
 /// The type of a WireGuard message (its first byte).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,48 +49,63 @@ pub(crate) enum Step<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expired;
 
-/// A tunnel to one peer.
+/// A tunnel between one key of this node and one key of a peer.
+///
+/// The engine never gets a packet to keep: it would take 256 of them, of any size.
 pub(crate) struct Tunnel {
     engine: Box<Tunn>,
+    /// The upper 24 bits of the receiver indices that this tunnel hands out.
+    pub(crate) slot: u32,
+    /// The key of this node.
+    pub(crate) own: WireGuardKey,
+    /// The key of the peer.
+    pub(crate) peer: WireGuardKey,
     /// Where authenticated messages of the peer last came from.
     pub(crate) endpoint: Option<SocketAddr>,
     /// When the last handshake completed.
     pub(crate) last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
     pub(crate) rtt: Option<Duration>,
+    /// Whether there are keys to send with. The engine loses them only when its timers run.
+    has_keys: bool,
     /// A handshake message of ours that waits for its answer.
     awaiting: Option<(MessageType, Instant)>,
     /// When an initiation of the peer was answered that the peer has not completed yet, while there are no keys to send with.
     ///
-    /// Until then the engine gets nothing to send: it would make another initiation, and with that forget one of ours that the peer
-    /// may be answering. Two peers that both do so, and begin at the same moment, never come to keys.
+    /// Until then no initiation is made: the engine would forget one of ours that the peer may be answering. Two peers that both
+    /// do so, and begin at the same moment, never come to keys.
     answered: Option<Instant>,
-    /// Packets that wait for the peer to complete its handshake.
-    held: VecDeque<Vec<u8>>,
     /// Whether the next tick begins a handshake, unless the peer is heard of before.
     looking: bool,
 }
 
 impl Tunnel {
-    /// `slot` becomes the upper 24 bits of the receiver indices that this tunnel hands out.
-    pub(crate) fn new(
-        secret: &WireGuardSecret,
-        peer: &WireGuardKey,
-        slot: u32,
-        limiter: Arc<RateLimiter>,
-    ) -> Self {
-        let engine =
-            Tunn::new((*secret.expose()).into(), (*peer.as_bytes()).into(), None, None, slot, Some(limiter));
+    /// `endpoint` is where the peer was last heard of in another tunnel.
+    pub(crate) fn new(own: &OwnKey, peer: WireGuardKey, slot: u32, endpoint: Option<SocketAddr>) -> Self {
+        let (secret, key) = ((*own.secret.expose()).into(), (*peer.as_bytes()).into());
         Self {
-            engine: Box::new(engine),
-            endpoint: None,
+            engine: Box::new(Tunn::new(secret, key, None, None, slot, Some(own.limiter.clone()))),
+            slot,
+            own: own.public,
+            peer,
+            endpoint,
             last_handshake: None,
             rtt: None,
+            has_keys: false,
             awaiting: None,
             answered: None,
-            held: VecDeque::new(),
             looking: false,
         }
+    }
+
+    /// Whether packets can be sealed.
+    pub(crate) const fn has_keys(&self) -> bool {
+        self.has_keys
+    }
+
+    /// Whether the peer may be sending packets through this tunnel, or about to.
+    pub(crate) const fn has_session(&self) -> bool {
+        self.has_keys || self.answered.is_some()
     }
 
     /// Begins a handshake at the next tick, since the peer is likely elsewhere by now. Without it, only seconds of silence
@@ -102,15 +114,18 @@ impl Tunnel {
         self.looking = true;
     }
 
-    /// Seals a packet, or keeps it and asks for a handshake, unless one of the peer's is under way.
+    /// Seals a packet. To be called only where there are keys.
     pub(crate) fn seal<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8], now: Instant) -> Step<'a> {
-        if self.answered.is_some() || !self.held.is_empty() {
-            if self.held.len() < MAX_HELD {
-                self.held.push_back(packet.to_vec());
-            }
+        let result = self.engine.encapsulate(packet, buffer);
+        self.sent(result, now).unwrap_or(Step::Nothing)
+    }
+
+    /// Asks for a handshake, unless one of either side is under way.
+    pub(crate) fn initiate<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Step<'a> {
+        if self.answered.is_some() {
             return Step::Nothing;
         }
-        let result = self.engine.encapsulate(packet, buffer);
+        let result = self.engine.format_handshake_initiation(buffer, false);
         self.sent(result, now).unwrap_or(Step::Nothing)
     }
 
@@ -144,52 +159,44 @@ impl Tunnel {
             self.endpoint = Some(from);
             self.looking = false;
             self.received(message, now);
-            let has_keys =
-                message != MessageType::Initiation || self.engine.time_since_last_handshake().is_some();
-            self.answered = (!has_keys).then_some(now);
+            self.has_keys = message != MessageType::Initiation || self.engine_has_keys();
+            self.answered = (!self.has_keys).then_some(now);
         }
         Some(step)
     }
 
-    /// The next packet that waited for a handshake, sealed.
+    /// The next keepalive that the engine made while it had no keys.
     pub(crate) fn flush<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Step<'a> {
-        if self.answered.is_some() {
+        if !self.has_keys {
             return Step::Nothing;
         }
-        // What the engine kept is older than what was held.
-        let length = match self.engine.decapsulate(None, &[], buffer) {
-            TunnResult::WriteToNetwork(message) => message.len(),
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => 0,
-        };
-        let result = if length > 0 {
-            TunnResult::WriteToNetwork(&mut buffer[..length])
-        } else if let Some(packet) = self.held.pop_front() {
-            self.engine.encapsulate(&packet, buffer)
-        } else {
-            TunnResult::Done
-        };
+        let result = self.engine.decapsulate(None, &[], buffer);
         self.sent(result, now).unwrap_or(Step::Nothing)
     }
 
-    /// Runs the timers. To be called a few times a second.
-    pub(crate) fn tick<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Result<Step<'a>, Expired> {
+    /// Runs the timers. To be called a few times a second. `wanted` says that packets wait for this tunnel.
+    pub(crate) fn tick<'a>(
+        &mut self,
+        wanted: bool,
+        buffer: &'a mut [u8],
+        now: Instant,
+    ) -> Result<Step<'a>, Expired> {
         let patience_ends = |since: Instant| now.saturating_duration_since(since) >= REKEY_TIMEOUT;
-        if self.answered.is_some_and(patience_ends) {
-            self.answered = None;
-            if let Some(packet) = self.held.pop_front() {
-                let result = self.engine.encapsulate(&packet, buffer);
-                return self.sent(result, now);
-            }
-        }
-        let result = if self.answered.is_none() && std::mem::take(&mut self.looking) {
+        let given_up = self.answered.take_if(|since| patience_ends(*since)).is_some();
+        let result = if given_up && wanted {
+            self.engine.format_handshake_initiation(buffer, false)
+        } else if self.answered.is_none() && std::mem::take(&mut self.looking) {
             self.engine.format_handshake_initiation(buffer, true)
         } else {
             self.engine.update_timers(buffer)
         };
-        self.sent(result, now)
+        let step = self.sent(result, now);
+        self.has_keys = self.engine_has_keys();
+        step
+    }
+
+    fn engine_has_keys(&self) -> bool {
+        self.engine.time_since_last_handshake().is_some()
     }
 
     fn sent<'a>(&mut self, result: TunnResult<'a>, now: Instant) -> Result<Step<'a>, Expired> {

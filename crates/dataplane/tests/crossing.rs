@@ -61,7 +61,7 @@ impl Pair {
             let mut device = Device::new(secret(me));
             device.set_own(vec![prefix(me).parse().unwrap()]);
             let allowed_ips = vec![prefix(1 - me).parse().unwrap()];
-            let config = PeerConfig { allowed_ips, endpoints: vec![address(1 - me)] };
+            let config = PeerConfig { allowed_ips, endpoints: vec![address(1 - me)], admits_new: true };
             device.set_peer(secret(1 - me).public(), config);
             device
         });

@@ -49,6 +49,11 @@ impl Cidr {
         self.0.contains(&address)
     }
 
+    /// Whether every address of the other network is in this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.length() <= other.length() && self.contains(other.address())
+    }
+
     /// Whether any address lies in both.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.contains(&other.0) || other.0.contains(&self.0)
@@ -121,6 +126,18 @@ pub enum PrefixClaimError {
 /// # Errors
 /// The first prefix that no node may claim, with the reason.
 pub fn check_prefix_claim(claim: &[Cidr], overlay: &[Cidr]) -> Result<(), PrefixClaimError> {
+    check_named_prefix_claim(claim, overlay)?;
+    match claim.iter().find(|prefix| !private().any(|block| block.covers(prefix))) {
+        Some(prefix) => Err(PrefixClaimError::Public(*prefix)),
+        None => Ok(()),
+    }
+}
+
+/// As [`check_prefix_claim`], for prefixes that an operator allowed by name: they may be public.
+///
+/// # Errors
+/// The first rule that the claim breaks.
+pub fn check_named_prefix_claim(claim: &[Cidr], overlay: &[Cidr]) -> Result<(), PrefixClaimError> {
     for (i, prefix) in claim.iter().enumerate() {
         let shortest = if prefix.address().is_ipv4() { 8 } else { 16 };
         if prefix.length() < shortest {
@@ -128,9 +145,6 @@ pub fn check_prefix_claim(claim: &[Cidr], overlay: &[Cidr]) -> Result<(), Prefix
         }
         if let Some(never) = never_routed().find(|never| never.overlaps(prefix)) {
             return Err(PrefixClaimError::NotRoutable(*prefix, never));
-        }
-        if !private().any(|block| block.length() <= prefix.length() && block.contains(prefix.address())) {
-            return Err(PrefixClaimError::Public(*prefix));
         }
         if let Some(range) = overlay.iter().find(|range| range.overlaps(prefix)) {
             return Err(PrefixClaimError::Overlay(*prefix, *range));

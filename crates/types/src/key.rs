@@ -104,6 +104,11 @@ base64_bytes! {
 }
 
 base64_bytes! {
+    /// An operator's key: Ed25519, public. What it signs is what nodes and peers believe. Weak points are refused.
+    OperatorKey, 32, "operator key", is_strong_ed25519
+}
+
+base64_bytes! {
     /// The public half of a join token: Ed25519. Weak points are refused.
     TokenKey, 32, "token key", is_strong_ed25519
 }
@@ -111,6 +116,11 @@ base64_bytes! {
 base64_bytes! {
     /// An Ed25519 signature (RFC 8032).
     Signature, 64, "signature", |_| true
+}
+
+base64_bytes! {
+    /// SHA-256 of an operator's key, as a join token carries it.
+    OperatorPin, 32, "operator pin", |_| true
 }
 
 base64_bytes! {
@@ -122,6 +132,13 @@ impl CaPin {
     /// The pin of a certificate in DER.
     pub fn of(certificate: &[u8]) -> Self {
         Self(Sha256::digest(certificate).into())
+    }
+}
+
+impl OperatorPin {
+    /// The pin of a key.
+    pub fn of(key: &OperatorKey) -> Self {
+        Self(Sha256::digest(key.as_bytes()).into())
     }
 }
 
@@ -149,6 +166,7 @@ macro_rules! verifies {
 
 verifies!(IdentityKey);
 verifies!(CoordinatorKey);
+verifies!(OperatorKey);
 verifies!(TokenKey);
 
 macro_rules! secret {
@@ -193,6 +211,11 @@ secret! {
 }
 
 secret! {
+    /// The private half of an [`OperatorKey`].
+    OperatorSecret
+}
+
+secret! {
     /// The private half of a [`TokenKey`]: the secret of a join token.
     TokenSeed
 }
@@ -228,6 +251,7 @@ macro_rules! signs {
 
 signs!(IdentitySecret for IdentityKey);
 signs!(CoordinatorSecret for CoordinatorKey);
+signs!(OperatorSecret for OperatorKey);
 signs!(TokenSeed for TokenKey);
 
 #[cfg(test)]

@@ -7,18 +7,21 @@ mod address;
 mod credential;
 mod id;
 mod key;
+mod lease;
 mod name;
 mod text;
 mod time;
 mod token;
 
-pub use address::{Cidr, ParseCidrError, PrefixClaimError, check_prefix_claim};
+pub use address::{Cidr, ParseCidrError, PrefixClaimError, check_named_prefix_claim, check_prefix_claim};
 pub use credential::{Credential, ParseCredentialError, Role};
 pub use id::{MeshId, NodeId, ParseIdError, Revision, TokenId};
 pub use key::{
-    CaPin, ChallengeKey, CoordinatorKey, CoordinatorSecret, IdentityKey, IdentitySecret, ParseKeyError,
-    Signature, TokenKey, TokenSeed, WireGuardKey, WireGuardSecret,
+    CaPin, ChallengeKey, CoordinatorKey, CoordinatorSecret, IdentityKey, IdentitySecret, OperatorKey,
+    OperatorPin, OperatorSecret, ParseKeyError, Signature, TokenKey, TokenSeed, WireGuardKey,
+    WireGuardSecret,
 };
+pub use lease::LeaseProfile;
 pub use name::{ClusterName, NodeName, ParseNameError};
 pub use time::{ParseTimeError, UnixTime};
 pub use token::{JoinToken, ParseTokenError};

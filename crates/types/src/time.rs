@@ -41,6 +41,12 @@ impl UnixTime {
         Self::from_millis(self.0.saturating_add(u64::try_from(more.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// This time, and so much less; 1970 at the least.
+    #[must_use]
+    pub fn saturating_sub(self, less: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(less.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// How long ago `earlier` was; zero where it lies ahead.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

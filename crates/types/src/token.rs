@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     id::{MeshId, TokenId},
-    key::{CaPin, TokenSeed},
+    key::{CaPin, OperatorPin, TokenSeed},
     name::ClusterName,
     text::{CopyError, Fields, from_copyable, to_copyable},
 };
@@ -12,8 +12,8 @@ use crate::{
 const PREFIX: &str = "carrick_join_1_";
 const MAX_URLS: usize = 8;
 
-/// All that a host is told before it trusts anybody: whom to call, by which certificate to know them, and the seed that
-/// proves that it was asked to come.
+/// All that a host is told before it trusts anybody: whom to call, by which certificate to know them, whose policy to believe,
+/// and the seed that proves that it was asked to come.
 ///
 /// The text form is `carrick_join_1_` and base64url of the fields with a checksum, so that a token that was cut or altered
 /// on its way is refused before anything is sent.
@@ -27,6 +27,8 @@ pub struct JoinToken {
     pub cluster: ClusterName,
     /// The authority that the coordinator's TLS chain must end in.
     pub ca: CaPin,
+    /// The operator whose policy the node believes.
+    pub operator: OperatorPin,
     /// The secret. It never leaves the node: the node signs with it.
     pub seed: TokenSeed,
     /// Where the coordinator listens, `https://host:port` each, best first: 1 to 8 of them, of at most 255 bytes.
@@ -58,6 +60,7 @@ impl fmt::Display for JoinToken {
         payload.extend_from_slice(self.mesh.as_bytes());
         payload.extend_from_slice(self.id.as_bytes());
         payload.extend_from_slice(self.ca.as_bytes());
+        payload.extend_from_slice(self.operator.as_bytes());
         payload.extend_from_slice(self.seed.expose());
         for text in std::iter::once(self.cluster.as_str()).chain(self.urls.iter().map(String::as_str)) {
             payload.push(u8::try_from(text.len()).map_err(|_| fmt::Error)?);
@@ -95,13 +98,14 @@ fn parse(payload: &[u8]) -> Option<JoinToken> {
     let mesh = MeshId::from_bytes(fields.array()?);
     let id = TokenId::from_bytes(fields.array()?);
     let ca = CaPin::from_bytes(fields.array()?).ok()?;
+    let operator = OperatorPin::from_bytes(fields.array()?).ok()?;
     let seed = TokenSeed::from_bytes(fields.array()?);
     let cluster = fields.text()?.parse().ok()?;
     let mut urls = Vec::new();
     while !fields.0.is_empty() {
         urls.push(fields.text().filter(|url| url.starts_with("https://"))?.to_owned());
     }
-    (1..=MAX_URLS).contains(&urls.len()).then_some(JoinToken { id, mesh, cluster, ca, seed, urls })
+    (1..=MAX_URLS).contains(&urls.len()).then_some(JoinToken { id, mesh, cluster, ca, operator, seed, urls })
 }
 
 #[cfg(test)]
@@ -114,6 +118,7 @@ mod tests {
             mesh: MeshId::from_bytes([2; 16]),
             cluster: "east".parse().unwrap(),
             ca: CaPin::from_bytes([3; 32]).unwrap(),
+            operator: OperatorPin::from_bytes([5; 32]).unwrap(),
             seed: TokenSeed::from_bytes([4; 32]),
             urls: vec!["https://192.0.2.1:8443".into(), "https://[2001:db8::1]:8443".into()],
         }

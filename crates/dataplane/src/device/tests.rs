@@ -1,0 +1,264 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const ONE: &str = "192.0.2.1:51820";
+const TWO: &str = "192.0.2.2:51820";
+
+fn secret(n: u8) -> WireGuardSecret {
+    WireGuardSecret::from_bytes([n; 32])
+}
+
+fn peer(allowed_ips: &[&str], endpoints: &[&str]) -> PeerConfig {
+    PeerConfig {
+        allowed_ips: allowed_ips.iter().map(|text| text.parse().unwrap()).collect(),
+        endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
+        admits_new: true,
+    }
+}
+
+/// Two devices that know each other: 10.1.0.0/16 behind the one, 10.2.0.0/16 behind the other.
+fn pair() -> (Device, Device) {
+    let (mut one, mut two) = (Device::new(secret(1)), Device::new(secret(2)));
+    one.set_own(vec!["10.1.0.0/16".parse().unwrap()]);
+    two.set_own(vec!["10.2.0.0/16".parse().unwrap()]);
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[TWO]));
+    two.set_peer(secret(1).public(), peer(&["10.1.0.0/16"], &[ONE]));
+    (one, two)
+}
+
+fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+    let mut packet = vec![0; 28];
+    packet[0] = 0x45;
+    packet[3] = 28;
+    packet[12..16].copy_from_slice(&from);
+    packet[16..20].copy_from_slice(&to);
+    packet
+}
+
+/// Carries datagrams between the two until neither has one. Returns how many there were.
+fn exchange(one: &mut Device, two: &mut Device, now: Instant) -> usize {
+    let mut count = 0;
+    loop {
+        if let Some(transmit) = one.poll_transmit() {
+            assert_eq!(transmit.to, TWO.parse().unwrap());
+            two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
+        } else if let Some(transmit) = two.poll_transmit() {
+            assert_eq!(transmit.to, ONE.parse().unwrap());
+            one.handle_datagram(TWO.parse().unwrap(), &transmit.payload, now);
+        } else {
+            return count;
+        }
+        count += 1;
+    }
+}
+
+fn connected() -> (Device, Device, Instant) {
+    let (mut one, mut two) = pair();
+    let now = Instant::now_for_tests();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    exchange(&mut one, &mut two, now);
+    assert!(two.poll_packet().is_some());
+    (one, two, now)
+}
+
+trait InstantForTests {
+    fn now_for_tests() -> Self;
+}
+
+impl InstantForTests for Instant {
+    #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
+    fn now_for_tests() -> Self {
+        Self::now()
+    }
+}
+
+#[test]
+fn a_packet_reaches_the_peer_that_its_destination_belongs_to() {
+    let (mut one, mut two) = pair();
+    let now = Instant::now_for_tests();
+    let sent = packet([10, 1, 0, 1], [10, 2, 0, 1]);
+    one.handle_packet(&sent, now);
+    assert_eq!(
+        exchange(&mut one, &mut two, now),
+        4,
+        "initiation, response, keepalive, and the packet that waited"
+    );
+    assert_eq!(two.poll_packet(), Some(sent));
+    let link = one.links().next().unwrap();
+    assert_eq!((link.endpoint, link.tx_bytes), (TWO.parse().unwrap(), 28));
+    assert!(link.rtt.is_some());
+    assert_eq!(two.links().next().unwrap().rx_bytes, 28);
+}
+
+#[test]
+fn there_is_no_tunnel_before_there_is_traffic() {
+    let (one, two) = pair();
+    for device in [one, two] {
+        assert_eq!(device.poll_timeout(), None);
+        assert!(device.slots.is_empty());
+    }
+}
+
+#[test]
+fn changes_of_keys_in_a_row_leave_a_bounded_number_of_tunnels() {
+    let (mut one, mut two, now) = connected();
+    for generation in 10..30 {
+        let (old, new) = (one.keys.current.public, secret(generation));
+        two.replace_peer(&old, new.public(), peer(&["10.1.0.0/16"], &[ONE]), now);
+        one.rotate(new, now);
+        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+        exchange(&mut one, &mut two, now);
+    }
+    assert_eq!((one.slots.len(), two.slots.len()), (5, 5));
+    one.handle_timeout(now + FORMER_KEY_LIFE);
+    two.handle_timeout(now + REPLACED_KEY_LIFE);
+    assert_eq!((one.slots.len(), two.slots.len()), (1, 1));
+    assert!(one.keys.former().is_none() && two.replaced.is_empty());
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    exchange(&mut one, &mut two, now);
+    assert_eq!(std::iter::from_fn(|| two.poll_packet()).count(), 21);
+}
+
+#[test]
+fn a_packet_for_nobody_goes_nowhere() {
+    let (mut one, ..) = connected();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 3, 0, 1]), Instant::now_for_tests());
+    assert_eq!(one.poll_transmit(), None);
+    assert_eq!(one.counters().no_peer, 1);
+}
+
+#[test]
+fn a_peer_cannot_send_from_an_address_that_is_not_its_own() {
+    let (mut one, mut two, now) = connected();
+    one.handle_packet(&packet([10, 9, 0, 1], [10, 2, 0, 1]), now);
+    exchange(&mut one, &mut two, now);
+    assert_eq!(two.poll_packet(), None);
+    assert_eq!(two.counters().spoofed, 1);
+
+    two.set_peer(secret(3).public(), peer(&["10.1.0.1/32"], &[]));
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    exchange(&mut one, &mut two, now);
+    assert_eq!(two.poll_packet(), None, "a longer prefix of another peer takes the address away");
+}
+
+#[test]
+fn a_peer_cannot_use_this_node_as_a_way_to_elsewhere() {
+    let (mut one, mut two, now) = connected();
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16", "203.0.113.0/24"], &[TWO]));
+    one.handle_packet(&packet([10, 1, 0, 1], [203, 0, 113, 1]), now);
+    exchange(&mut one, &mut two, now);
+    assert_eq!(two.poll_packet(), None);
+    assert_eq!(two.counters().not_for_us, 1);
+}
+
+#[test]
+fn a_removed_peer_is_heard_and_answered_no_more() {
+    let (mut one, mut two, now) = connected();
+    two.remove_peer(&secret(1).public());
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    assert!(exchange(&mut one, &mut two, now) > 0);
+    assert_eq!(two.poll_packet(), None);
+    two.handle_packet(&packet([10, 2, 0, 1], [10, 1, 0, 1]), now);
+    assert_eq!(two.poll_transmit(), None);
+    assert!(two.slots.is_empty());
+}
+
+#[test]
+fn a_replayed_datagram_is_refused() {
+    let (mut one, mut two, now) = connected();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    let transmit = one.poll_transmit().unwrap();
+    two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
+    assert!(two.poll_packet().is_some());
+    let refused = two.counters().refused;
+    two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
+    assert_eq!(two.poll_packet(), None);
+    assert_eq!(two.counters().refused, refused + 1);
+}
+
+#[test]
+fn a_peer_that_tells_of_another_endpoint_is_looked_for_at_once_and_found_where_it_answers() {
+    const NEW: &str = "192.0.2.99:51820";
+    let (mut one, mut two, now) = connected();
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[NEW]));
+    one.handle_timeout(now + TICK);
+    let sent: Vec<_> = std::iter::from_fn(|| one.poll_transmit()).collect();
+    let to: Vec<_> = sent.iter().map(|transmit| transmit.to.to_string()).collect();
+    assert_eq!(to, [TWO, NEW], "it may still be where it was heard of");
+    two.handle_datagram(ONE.parse().unwrap(), &sent[1].payload, now + TICK);
+    let answer = two.poll_transmit().unwrap();
+    one.handle_datagram(NEW.parse().unwrap(), &answer.payload, now + TICK);
+    assert_eq!(one.links().next().unwrap().endpoint, NEW.parse().unwrap());
+
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[NEW, TWO]));
+    std::iter::from_fn(|| one.poll_transmit()).for_each(drop);
+    one.handle_timeout(now + 2 * TICK);
+    assert_eq!(one.poll_transmit(), None, "it is where it says");
+}
+
+#[test]
+fn a_peer_roams_with_authentic_messages_only() {
+    let (mut one, mut two, now) = connected();
+    let elsewhere: SocketAddr = "198.51.100.7:9".parse().unwrap();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    let mut payload = one.poll_transmit().unwrap().payload;
+    let authentic = payload.clone();
+    *payload.last_mut().unwrap() ^= 1;
+    two.handle_datagram(elsewhere, &payload, now);
+    assert_eq!(two.links().next().unwrap().endpoint, ONE.parse().unwrap());
+    two.handle_datagram(elsewhere, &authentic, now);
+    assert_eq!(two.links().next().unwrap().endpoint, elsewhere);
+}
+
+#[test]
+fn a_handshake_tries_every_endpoint_and_keeps_the_first_that_answers() {
+    let (mut one, mut two) = pair();
+    let now = Instant::now_for_tests();
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &["203.0.113.9:1", TWO]));
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    let tried: Vec<SocketAddr> = std::iter::from_fn(|| one.poll_transmit())
+        .map(|transmit| {
+            two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
+            transmit.to
+        })
+        .collect();
+    assert_eq!(tried, ["203.0.113.9:1".parse().unwrap(), TWO.parse().unwrap()]);
+    exchange(&mut one, &mut two, now);
+    assert!(two.poll_packet().is_some());
+    assert_eq!(one.links().next().unwrap().endpoint, TWO.parse().unwrap());
+}
+
+#[test]
+fn datagrams_of_every_length_do_no_harm() {
+    let (mut one, mut two, now) = connected();
+    let junk = vec![0xa5; MAX_DATAGRAM];
+    for first in [0, 1, 2, 3, 4, 0xa5] {
+        let mut junk = junk.clone();
+        junk[..4].copy_from_slice(&[first, 0, 0, 0]);
+        for length in (0..2048).chain((2048..=MAX_DATAGRAM).step_by(997)).chain([MAX_DATAGRAM]) {
+            two.handle_datagram(ONE.parse().unwrap(), &junk[..length], now);
+        }
+    }
+    assert_eq!(two.poll_packet(), None);
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    exchange(&mut one, &mut two, now);
+    assert!(two.poll_packet().is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn an_altered_handshake_or_datagram_never_panics(at: prop::sample::Index, flip in 1..=255_u8, cut: prop::sample::Index) {
+        let (mut one, mut two) = pair();
+        let now = Instant::now_for_tests();
+        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+        let mut payload = one.poll_transmit().unwrap().payload;
+        let at = at.index(payload.len());
+        payload[at] ^= flip;
+        two.handle_datagram(ONE.parse().unwrap(), &payload, now);
+        two.handle_datagram(ONE.parse().unwrap(), &payload[..cut.index(payload.len())], now);
+        prop_assert_eq!(two.poll_packet(), None);
+    }
+}
