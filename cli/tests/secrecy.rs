@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_types::{CaPin, JoinToken, MeshId, TokenId, TokenSeed};
+use carrick_types::{CaPin, JoinToken, MeshId, OperatorPin, TokenId, TokenSeed};
 
 #[test]
 fn a_token_among_the_arguments_leaves_the_process_list() {
@@ -46,6 +46,7 @@ impl Silent {
             mesh: MeshId::from_bytes([2; 16]),
             cluster: "east".parse().unwrap(),
             ca: CaPin::from_bytes([3; 32]).unwrap(),
+            operator: OperatorPin::from_bytes([6; 32]).unwrap(),
             seed: TokenSeed::from_bytes([4; 32]),
             urls: vec![format!("https://{}", listener.local_addr().unwrap())],
         };

@@ -2,29 +2,54 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use carrick_types::{Cidr, NodeId, TokenId, UnixTime, check_prefix_claim};
-use carrick_wire::{
-    api::{Evidence, TokenState},
-    hello::{Admission, Hello, ProvenHello},
-    session::MAX_ENDPOINTS,
+use carrick_attest::{AttestationResult, Evidence, Grant, Kind, Statement, Subject, appraise, grant, token};
+use carrick_types::{
+    Cidr, NodeId, TokenId, UnixTime, WireGuardKey, check_named_prefix_claim, check_prefix_claim,
 };
-use subtle::ConstantTimeEq as _;
+use carrick_wire::{api::TokenState, hello::Hello, session::MAX_ENDPOINTS};
 
 use crate::{
+    netmap,
     refusal::{MAX_PREFIXES, Refused},
-    state::{Membership, MeshState, NodeRecord},
+    state::{LoggedEntry, Membership, MeshState, NodeRecord},
     store::TokenRecord,
 };
 
-/// What a hello leads to.
+/// A hello whose signature and possession of the WireGuard key were checked.
+#[derive(Debug)]
+pub(crate) struct ProvenHello {
+    pub(crate) hello: Hello,
+    pub(crate) subject: Subject,
+    /// What it shows, the join token not included.
+    pub(crate) statements: Vec<Statement>,
+}
+
+/// What a hello, or new evidence, leads to.
 #[derive(Debug)]
 pub(crate) enum Plan {
     /// A member comes back as it was.
     Welcome(NodeId),
-    /// A member comes back with something changed.
+    /// A member comes back, with nothing changed that its grant speaks of.
     Update(NodeRecord),
-    /// A new member, for one use of a token.
-    Admit(NodeRecord, TokenId),
+    /// A member that was silent is accepted again, by the grant that it has.
+    Resume(NodeRecord),
+    /// A node is granted a key: a member that shows something new, or a new member.
+    Grant {
+        /// Without its entry in the log, which is made when it is committed.
+        node: NodeRecord,
+        grant: Grant,
+        /// Of a new member.
+        entrance: Option<Entrance>,
+    },
+}
+
+/// How a new member came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// For one use of a token.
+    Token(TokenId),
+    /// By its evidence alone.
+    Evidence,
 }
 
 /// Decides about a hello. `token` is what the store has under the id that the hello names.
@@ -37,96 +62,217 @@ pub(crate) fn plan(
     token: Option<&TokenRecord>,
     now: UnixTime,
 ) -> Result<Plan, Refused> {
-    let hello = proven.get();
-    if let Some(member) = state.nodes.get(&NodeId::of(&hello.identity_key)) {
+    match state.nodes.get(&NodeId::of(&proven.subject.identity_key)) {
         // Also with a token: the welcome to its first use may have been lost.
-        return returning(state, member, hello);
+        Some(member) => returning(state, member, proven, now),
+        None => joining(state, proven, token, now),
     }
-    match &hello.admission {
-        Admission::Member => Err(Refused::NotAMember(hello.cluster.clone())),
-        Admission::JoinToken { id, key, .. } => {
-            let unknown = || Refused::UnknownToken { id: *id, cluster: hello.cluster.clone() };
-            let token = token.filter(|token| token.id == *id).ok_or_else(unknown)?;
-            if !bool::from(TokenRecord::hash(key).ct_eq(&token.key_hash)) {
-                return Err(Refused::AlteredToken(*id));
-            }
-            check_token(token, hello, now)?;
-            joining(state, hello, now).map(|node| Plan::Admit(node, *id))
-        }
+}
+
+/// Decides about the evidence that a member shows because it was asked, or because it has a new key.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub(crate) fn renew(
+    state: &MeshState,
+    member: &NodeRecord,
+    key: WireGuardKey,
+    statements: &[Statement],
+    now: UnixTime,
+) -> Result<Plan, Refused> {
+    if member.is_revoked() {
+        return Err(Refused::Revoked);
     }
+    let node = NodeRecord { wireguard_key: key, ..member.clone() };
+    if let Some(holder) = state.nodes.values().find(|other| other.id != node.id && other.wireguard_key == key)
+    {
+        return Err(Refused::KeyTaken(holder.name.clone()));
+    }
+    let statements = with_token_of(member, statements);
+    grant_to(state, node, &statements, None, now)
 }
 
 /// The longest text in which a node may name the version of its software.
 const MAX_VERSION_CHARS: usize = 100;
 
-fn returning(state: &MeshState, member: &NodeRecord, hello: &Hello) -> Result<Plan, Refused> {
-    if matches!(member.membership, Membership::Revoked(_)) {
+fn returning(
+    state: &MeshState,
+    member: &NodeRecord,
+    proven: &ProvenHello,
+    now: UnixTime,
+) -> Result<Plan, Refused> {
+    let hello = &proven.hello;
+    if member.is_revoked() {
         return Err(Refused::Revoked);
     }
-    if member.wireguard_key != hello.wireguard_key {
+    if member.wireguard_key != proven.subject.wireguard_key {
         return Err(Refused::KeyChanged);
     }
     if member.cluster != hello.cluster {
         return Err(Refused::MovedCluster { now: member.cluster.clone(), asked: hello.cluster.clone() });
     }
-    check_prefixes(state, member.id, &hello.prefixes)?;
-    let next = NodeRecord { prefixes: hello.prefixes.clone(), version: version(hello), ..member.clone() };
-    if next == *member {
-        return Ok(Plan::Welcome(member.id));
+    let next = NodeRecord {
+        prefixes: hello.prefixes.clone(),
+        version: version(hello),
+        trust: hello.trust,
+        ..member.clone()
+    };
+    let before = member.statements();
+    let runtime = |statements: &[Statement]| {
+        let identity = statements.iter().find(|statement| statement.evidence.kind() == Kind::Identity);
+        identity.map(|statement| statement.moment.runtime_digest)
+    };
+    let shows_more = proven.statements.iter().any(|statement| statement.evidence.kind() != Kind::Identity);
+    if shows_more || next.prefixes != member.prefixes || runtime(&before) != runtime(&proven.statements) {
+        let mut statements = with_token_of(member, &proven.statements);
+        if !shows_more {
+            statements.extend(before.into_iter().filter(|statement| statement.evidence.kind().ages()));
+        }
+        return grant_to(state, next, &statements, None, now);
     }
-    let revision = if next.prefixes == member.prefixes { member.revision } else { state.revision.next() };
-    Ok(Plan::Update(NodeRecord { revision, ..next }))
+    if matches!(member.membership, Membership::Suspended(_)) && judge(state, &next, &before, now).is_ok() {
+        let revision = state.revision.next();
+        let membership = Membership::Active;
+        return Ok(Plan::Resume(NodeRecord { membership, revision, grant_revision: revision, ..next }));
+    }
+    Ok(if next == *member { Plan::Welcome(member.id) } else { Plan::Update(next) })
 }
 
-fn check_token(token: &TokenRecord, hello: &Hello, now: UnixTime) -> Result<(), Refused> {
-    let cluster = token.cluster.clone();
-    match token.state(now) {
-        TokenState::Active if cluster == hello.cluster => Ok(()),
-        TokenState::Active => Err(Refused::OtherCluster { token: cluster, asked: hello.cluster.clone() }),
-        TokenState::Expired => Err(Refused::ExpiredToken { at: token.expires_at, cluster }),
-        TokenState::UsedUp => Err(Refused::UsedUpToken { uses: token.uses, cluster }),
-        TokenState::Revoked => Err(Refused::RevokedToken(cluster)),
-    }
-}
-
-fn joining(state: &MeshState, hello: &Hello, now: UnixTime) -> Result<NodeRecord, Refused> {
+fn joining(
+    state: &MeshState,
+    proven: &ProvenHello,
+    token: Option<&TokenRecord>,
+    now: UnixTime,
+) -> Result<Plan, Refused> {
+    let hello = &proven.hello;
+    let mut statements = proven.statements.clone();
+    let entrance = match &hello.token {
+        Some(proof) => {
+            let unknown = || Refused::UnknownToken { id: proof.id, cluster: hello.cluster.clone() };
+            let token = token.filter(|token| token.capability.token == proof.id).ok_or_else(unknown)?;
+            if proof.key != token.capability.key {
+                return Err(Refused::AlteredToken(proof.id));
+            }
+            check_token(token, hello, now)?;
+            let evidence = token::Evidence { capability: token.signed.clone(), signature: proof.signature };
+            let first = statements.first().ok_or(Refused::NotAMember(hello.cluster.clone()))?;
+            statements.push(Statement { evidence: Evidence::JoinToken(evidence), ..first.clone() });
+            Entrance::Token(proof.id)
+        }
+        // Its identity alone says nothing.
+        None if statements.len() < 2 => return Err(Refused::NotAMember(hello.cluster.clone())),
+        None => Entrance::Evidence,
+    };
     let id = NodeId::of(&hello.identity_key);
-    if let Some(holder) = state.nodes.values().find(|node| node.wireguard_key == hello.wireguard_key) {
+    let key = proven.subject.wireguard_key;
+    if let Some(holder) = state.nodes.values().find(|node| node.wireguard_key == key) {
         return Err(Refused::KeyTaken(holder.name.clone()));
     }
     // A name that reads as an id could be taken for another node's when somebody is to be revoked.
     let reads_as_id = hello.name.as_str().parse::<NodeId>().is_ok();
-    if reads_as_id || state.active().any(|node| node.name == hello.name) {
+    if reads_as_id || state.members().any(|node| node.name == hello.name) {
         return Err(Refused::NameTaken(hello.name.clone()));
     }
-    check_prefixes(state, id, &hello.prefixes)?;
     let overlay_index = state.next_overlay_index();
     if !state.overlay.has(overlay_index) {
         return Err(Refused::OverlayExhausted(state.overlay.v4()));
     }
-    Ok(NodeRecord {
+    let node = NodeRecord {
         id,
         name: hello.name.clone(),
         cluster: hello.cluster.clone(),
         identity_key: hello.identity_key,
-        wireguard_key: hello.wireguard_key,
+        wireguard_key: key,
         overlay_index,
         prefixes: hello.prefixes.clone(),
         endpoints: vec![],
-        evidence: vec![Evidence { kind: "join-token".to_owned(), appraised_at: now }],
+        statements: [].into(),
+        logged: LoggedEntry { position: 0, text: "".into() },
+        grant_revision: state.revision,
+        trust: hello.trust,
         version: version(hello),
         joined_at: now,
-        revision: state.revision.next(),
+        revision: state.revision,
         membership: Membership::Active,
-    })
+    };
+    grant_to(state, node, &statements, Some(entrance), now)
 }
 
-fn check_prefixes(state: &MeshState, id: NodeId, claim: &[Cidr]) -> Result<(), Refused> {
+/// Grants a node what its evidence and its prefixes allow.
+fn grant_to(
+    state: &MeshState,
+    node: NodeRecord,
+    statements: &[Statement],
+    entrance: Option<Entrance>,
+    now: UnixTime,
+) -> Result<Plan, Refused> {
+    let result = judge(state, &node, statements, now)?;
+    let allowed = result.capability().and_then(|capability| capability.prefixes.as_deref());
+    check_prefixes(state, node.id, &node.prefixes, allowed)?;
+    let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));
+    let revision = state.revision.next();
+    let node = NodeRecord {
+        statements: statements.iter().map(Statement::to_text).collect(),
+        revision,
+        grant_revision: revision,
+        membership: Membership::Active,
+        ..node
+    };
+    Ok(Plan::Grant { node, grant, entrance })
+}
+
+/// Appraises what a node shows, under the bundle in force.
+///
+/// # Errors
+/// [`Refused::Evidence`].
+pub(crate) fn judge(
+    state: &MeshState,
+    node: &NodeRecord,
+    statements: &[Statement],
+    now: UnixTime,
+) -> Result<AttestationResult, Refused> {
+    Ok(appraise(&node.subject(state.mesh), statements, &state.bundle.trusted, now)?)
+}
+
+/// New evidence, and the token by which the node once came in.
+fn with_token_of(member: &NodeRecord, statements: &[Statement]) -> Vec<Statement> {
+    let token =
+        member.statements().into_iter().filter(|statement| statement.evidence.kind() == Kind::JoinToken);
+    statements.iter().cloned().chain(token).collect()
+}
+
+fn check_token(token: &TokenRecord, hello: &Hello, now: UnixTime) -> Result<(), Refused> {
+    let cluster = token.capability.cluster.clone();
+    match token.state(now) {
+        TokenState::Active if cluster == hello.cluster => Ok(()),
+        TokenState::Active => Err(Refused::OtherCluster { token: cluster, asked: hello.cluster.clone() }),
+        TokenState::Expired => Err(Refused::ExpiredToken { at: token.capability.expires_at, cluster }),
+        TokenState::UsedUp => Err(Refused::UsedUpToken { uses: token.capability.uses, cluster }),
+        TokenState::Revoked => Err(Refused::RevokedToken(cluster)),
+    }
+}
+
+/// `allowed`: the networks that the node's token names, where it names some.
+fn check_prefixes(
+    state: &MeshState,
+    id: NodeId,
+    claim: &[Cidr],
+    allowed: Option<&[Cidr]>,
+) -> Result<(), Refused> {
     if claim.len() > MAX_PREFIXES {
         return Err(Refused::TooManyPrefixes(claim.len()));
     }
-    check_prefix_claim(claim, &state.overlay.ranges())?;
-    for other in state.active().filter(|node| node.id != id) {
+    match allowed {
+        None => check_prefix_claim(claim, &state.overlay.ranges())?,
+        Some(allowed) => {
+            let outside = |claimed: &&Cidr| !allowed.iter().any(|allowed| allowed.covers(claimed));
+            if let Some(claimed) = claim.iter().find(outside) {
+                return Err(Refused::PrefixNotAllowed(*claimed));
+            }
+            check_named_prefix_claim(claim, &state.overlay.ranges())?;
+        }
+    }
+    for other in state.members().filter(|node| node.id != id) {
         for held in &other.prefixes {
             if let Some(claimed) = claim.iter().find(|claimed| claimed.overlaps(held)) {
                 return Err(Refused::PrefixTaken {

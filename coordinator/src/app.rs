@@ -9,7 +9,10 @@ use carrick_types::{CaPin, MeshId, UnixTime};
 use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{mesh::Mesh, metrics::Metrics, presence::Presence, store::CredentialRecord};
+use crate::{
+    leases::Leases, mesh::Mesh, metrics::Metrics, operator::HeldOperator, presence::Presence, rate::Rate,
+    store::CredentialRecord,
+};
 
 /// Shared by all handlers.
 #[derive(Debug)]
@@ -23,6 +26,10 @@ pub(crate) struct App {
     pub(crate) credentials: Vec<CredentialRecord>,
     pub(crate) mesh: Mesh,
     pub(crate) presence: Presence,
+    pub(crate) leases: Leases,
+    pub(crate) operator: HeldOperator,
+    /// How many refusals are written down: strangers must not fill the disk.
+    pub(crate) refusals: Mutex<Rate>,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the store could be written, and when that was found out.
     pub(crate) last_check: Mutex<Option<(Instant, bool)>>,

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, UdpSocket},
     task::JoinSet,
-    time::timeout,
+    time::{interval, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,11 +22,13 @@ use crate::{
     Config, RunError, StartError,
     address::{self, PublicUrl},
     api,
-    app::App,
+    app::{App, now},
     connection::{Bounds, Gate},
+    leases::Leases,
     mesh::{Ended, Mesh},
     metrics::Metrics,
     presence::Presence,
+    rate::Rate,
     serve::{self, Server},
     setup::{self, Contents, DataDir, Profile},
     stun,
@@ -72,7 +74,7 @@ impl Coordinator {
             let read = move || {
                 let credential = data_dir.admin_credential();
                 let coordinator = address::on_this_host(listening);
-                let contents = data_dir.read_or_found(overlay, || {
+                let contents = data_dir.read_or_found(overlay, now(), || {
                     if let Some(path) = &profile {
                         setup::write_profile(
                             path,
@@ -87,7 +89,7 @@ impl Coordinator {
                 source: std::io::Error::other(error),
             })??
         };
-        let Contents { authority, signing_key, store, first_start } = contents;
+        let Contents { authority, signing_key, operator, store, first_start } = contents;
         let credentials = store.credentials()?;
         let (admin_credential, viewer_credential) =
             (data_dir.admin_credential(), data_dir.viewer_credential());
@@ -113,6 +115,9 @@ impl Coordinator {
             credentials,
             mesh,
             presence: Presence::new(),
+            leases: Leases::new(),
+            operator,
+            refusals: tokio::sync::Mutex::new(Rate::new(100, 1.0)),
             metrics: metrics.clone(),
             last_check: tokio::sync::Mutex::new(None),
             sessions: TaskTracker::new(),
@@ -170,6 +175,11 @@ impl Coordinator {
         &self.viewer_credential
     }
 
+    /// Whether the coordinator holds the operator's key itself.
+    pub fn holds_operator_key(&self) -> bool {
+        self.app.operator.holds(&self.app.mesh.state().bundle.trusted.operator())
+    }
+
     /// Whether this start made the mesh.
     pub const fn first_start(&self) -> bool {
         self.first_start
@@ -196,6 +206,16 @@ impl Coordinator {
                 "STUN"
             });
         }
+        let keep = app.leases.clone().keep(app.mesh.clone(), app.shutdown.clone());
+        tasks.spawn(async {
+            keep.await;
+            "leases"
+        });
+        let renew = keep_bundle_fresh(app.clone());
+        tasks.spawn(async {
+            renew.await;
+            "policy bundle"
+        });
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             _ = &mut ended => Err(RunError::OwnerEnded),
@@ -222,6 +242,20 @@ impl Coordinator {
         }
         info!("stopped");
         outcome
+    }
+}
+
+/// Looks after the policy bundle until the coordinator stops.
+async fn keep_bundle_fresh(app: Arc<App>) {
+    let mut days = interval(Duration::from_secs(24 * 3600));
+    loop {
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            _ = days.tick() => {}
+        }
+        if let Err(error) = app.operator.keep_fresh(&app.mesh, now()).await {
+            warn!(%error, "the policy bundle was not signed anew");
+        }
     }
 }
 

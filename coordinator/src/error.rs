@@ -72,8 +72,13 @@ pub enum StartError {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The policy bundle in the database is not this operator's.
+    #[error(
+        "the policy bundle in the database cannot be used: {0}; restore the data directory from a backup"
+    )]
+    Bundle(#[from] carrick_attest::policy::BundleError),
     /// The overlay range cannot be used.
-    #[error("the overlay range {0} cannot be used: give an IPv4 range of /8 to /28")]
+    #[error("the overlay range {0} cannot be used: give a private IPv4 range of /8 to /28")]
     Overlay(Cidr),
     /// The overlay range was fixed when the mesh was made.
     #[error("the overlay range of this mesh is {0} and cannot change: leave --overlay out")]

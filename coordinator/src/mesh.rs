@@ -1,24 +1,25 @@
 //! The one owner of the mesh: a thread that commits each change to the store and then publishes the state it leads to.
 
-use std::{net::SocketAddr, sync::Arc, thread};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
 
-use carrick_types::{CoordinatorSecret, NodeId, TokenId, UnixTime};
+use carrick_attest::{Bytes, Grant, SignedBundle, Statement, policy::BundleError};
+use carrick_types::{CoordinatorSecret, NodeId, OperatorPin, TokenId, UnixTime, WireGuardKey};
 use carrick_wire::{
-    api::{LogCheckpoint, LogPage, Revocation, Token},
-    hello::{Admission, ProvenHello},
-    log::{
-        Checkpoint, Decision, Entry,
-        tree::{Hash, Tree},
-    },
+    api::{LogPage, Refusal, Revocation, Token},
+    log::{Decision, Entry},
 };
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tracing::{error, info, warn};
 
 use crate::{
-    admission::{self, Plan},
-    netmap,
+    admission::{self, Entrance, Plan, ProvenHello},
+    rate::Rate,
     refusal::Refused,
-    state::{Membership, MeshState, NodeRecord},
+    state::{LoggedEntry, Membership, MeshState, NodeRecord, PublishedBundle, Suspension},
     store::{Store, StoreError, TokenRecord},
 };
 
@@ -41,6 +42,22 @@ const MAX_WAITING: usize = 256;
 const MAX_TOKENS: u64 = 10_000;
 const TOKEN_MEMORY_MILLIS: u64 = 7 * 24 * 3600 * 1000;
 
+/// How many hellos, or new evidence, of one node are looked at: so many at once, and so many a second after. Whatever they change
+/// raises the revision and lengthens the log.
+const CHANGES: u32 = 20;
+const CHANGES_PER_SECOND: f64 = 0.5;
+
+/// Why a policy bundle was not put into force.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    #[error("the policy bundle is refused: {0}")]
+    Bundle(#[from] BundleError),
+    #[error("the policy bundle names another coordinator's signing key: put {0} into `coordinator_key`")]
+    OtherCoordinator(carrick_types::CoordinatorKey),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Why a token was not made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
@@ -48,6 +65,8 @@ pub(crate) enum TokenError {
         "there are {MAX_TOKENS} join tokens: wait until some have been expired for a week, or give one token more uses"
     )]
     TooMany,
+    #[error("the token is not signed by this mesh's operator, or is of another mesh")]
+    Forged,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -59,11 +78,11 @@ impl Mesh {
         key: CoordinatorSecret,
         held: impl Send + 'static,
     ) -> Result<(Self, Ended), crate::StartError> {
-        let first = Arc::new(store.load()?);
+        let first = Arc::new(store.load(&key)?);
         let (publish, state) = watch::channel(first);
         let (jobs, mut waiting) = mpsc::channel::<Job>(MAX_WAITING);
         let (alive, ended) = oneshot::channel();
-        let owner = Owner { store, publish, key, doubt: false };
+        let owner = Owner { store, publish, key, changes: BTreeMap::new(), doubt: false };
         let run = move || {
             // Whatever a job does, these go in this order: the store, what is held for it, the sign of life.
             let _alive: oneshot::Sender<()> = alive;
@@ -102,6 +121,47 @@ impl Mesh {
         self.call(move |owner| owner.set_endpoints(id, endpoints)).await?
     }
 
+    /// Takes the evidence that a member shows, for a key that may be new.
+    pub(crate) async fn renew(
+        &self,
+        id: NodeId,
+        key: WireGuardKey,
+        statements: Vec<Statement>,
+        now: UnixTime,
+    ) -> Result<Arc<NodeRecord>, Refused> {
+        let renewed = self.call(move |owner| owner.renew(id, key, &statements, now)).await;
+        renewed.unwrap_or_else(|stopping| Err(stopping.into()))
+    }
+
+    /// Cuts a node off until it is [resumed](Self::resume) or shows new evidence. Nothing happens to one that is cut off already.
+    pub(crate) async fn suspend(&self, id: NodeId, why: Suspension, now: UnixTime) -> Result<(), StoreError> {
+        self.call(move |owner| owner.suspend(id, why, now)).await?
+    }
+
+    /// Something was heard of a node that was suspended for its silence.
+    pub(crate) async fn resume(&self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
+        self.call(move |owner| owner.resume(id, now)).await?
+    }
+
+    /// Puts a policy bundle into force. Nodes whose evidence is not enough under it are suspended.
+    pub(crate) async fn publish(&self, signed: SignedBundle, now: UnixTime) -> Result<(), PublishError> {
+        self.call(move |owner| owner.publish_bundle(signed, now)).await?
+    }
+
+    /// Notes that somebody was refused, for people to read.
+    pub(crate) async fn note_refusal(&self, refusal: Refusal) {
+        // Whether it was noted changes nothing for whoever was refused.
+        let noted = self.call(move |owner| owner.store.note_refusal(&refusal)).await;
+        if let Ok(Err(error)) | Err(error) = noted {
+            warn!(%error, "refusal not noted");
+        }
+    }
+
+    /// Who was refused, the last first.
+    pub(crate) async fn refusals(&self) -> Result<Vec<Refusal>, StoreError> {
+        self.call(|owner| owner.store.refusals()).await?
+    }
+
     /// Cuts a node off for good; `None` where there is none. Doing it twice changes nothing.
     pub(crate) async fn revoke(
         &self,
@@ -126,26 +186,14 @@ impl Mesh {
         self.call(move |owner| owner.revoke_token(id, now)).await?
     }
 
-    /// The head of the log, signed.
-    pub(crate) async fn checkpoint(&self) -> Result<LogCheckpoint, StoreError> {
-        self.call(|owner| owner.checkpoint()).await?
-    }
-
     /// The entries of the log from `start` on, at most `limit`.
     pub(crate) async fn log_page(&self, start: u64, limit: u32) -> Result<LogPage, StoreError> {
         self.call(move |owner| {
-            let (size, entries) = (owner.log()?.size(), owner.store.log_entries(start, limit)?);
-            Ok(LogPage { size, start, entries })
+            owner.state()?;
+            let entries = owner.store.log_entries(start, limit)?;
+            Ok(LogPage { size: owner.store.next_position(), start, entries })
         })
         .await?
-    }
-
-    /// What `prove` finds in the log's tree.
-    pub(crate) async fn prove(
-        &self,
-        prove: impl FnOnce(&Tree) -> Option<Vec<Hash>> + Send + 'static,
-    ) -> Result<Option<Vec<Hash>>, StoreError> {
-        self.call(move |owner| Ok(prove(owner.log()?))).await?
     }
 
     /// Whether the store can be written.
@@ -172,6 +220,8 @@ struct Owner {
     publish: watch::Sender<Arc<MeshState>>,
     /// Signs the heads of the log.
     key: CoordinatorSecret,
+    /// How often each member changed something.
+    changes: BTreeMap<NodeId, Rate>,
     /// A commit failed, so what is on disk may be newer than what is published.
     doubt: bool,
 }
@@ -179,40 +229,155 @@ struct Owner {
 impl Owner {
     fn join(&mut self, proven: &ProvenHello, now: UnixTime) -> Result<Arc<NodeRecord>, Refused> {
         let state = self.state()?;
-        let token = match &proven.get().admission {
-            Admission::Member => None,
-            Admission::JoinToken { id, .. } => self.store.token(id)?,
+        let id = NodeId::of(&proven.subject.identity_key);
+        if state.nodes.contains_key(&id) {
+            self.count_change(id)?;
+        } else if self.store.is_former_key(&proven.subject.wireguard_key)? {
+            return Err(Refused::FormerKey);
+        }
+        let token = match &proven.hello.token {
+            None => None,
+            Some(token) => self.store.token(&token.id)?,
         };
-        match admission::plan(&state, proven, token.as_ref(), now)? {
+        self.follow(&state, admission::plan(&state, proven, token.as_ref(), now)?, now)
+    }
+
+    fn renew(
+        &mut self,
+        id: NodeId,
+        key: WireGuardKey,
+        statements: &[Statement],
+        now: UnixTime,
+    ) -> Result<Arc<NodeRecord>, Refused> {
+        let state = self.state()?;
+        let member = state.nodes.get(&id).ok_or(Refused::Revoked)?;
+        self.count_change(id)?;
+        if self.store.is_former_key(&key)? {
+            return Err(Refused::FormerKey);
+        }
+        self.follow(&state, admission::renew(&state, member, key, statements, now)?, now)
+    }
+
+    /// Does what was decided about a node.
+    fn follow(&mut self, state: &MeshState, plan: Plan, now: UnixTime) -> Result<Arc<NodeRecord>, Refused> {
+        match plan {
             Plan::Welcome(id) => state.nodes.get(&id).cloned().ok_or(Refused::Stopping),
-            Plan::Update(node) => {
-                let decision = (node.revision > state.revision).then(|| Decision::PrefixesChanged {
-                    node: node.id,
-                    allowed_ips: netmap::allowed_ips(&state, &node),
-                });
-                Ok(self.update(&state, node, decision.map(|decision| Entry { at: now, decision }))?)
+            Plan::Update(node) => Ok(self.update(state, node, None)?),
+            Plan::Resume(node) => {
+                let decision = Decision::Resumed { node: node.id };
+                Ok(self.update(state, node, Some(Entry { at: now, decision }))?)
             }
-            Plan::Admit(node, token) => {
-                info!(node = %node.id, name = %node.name, cluster = %node.cluster, %token, "node joins");
-                let decision = Decision::NodeJoined {
-                    node: node.id,
-                    name: node.name.clone(),
-                    cluster: node.cluster.clone(),
-                    identity_key: node.identity_key,
-                    wireguard_key: node.wireguard_key,
-                    allowed_ips: netmap::allowed_ips(&state, &node),
-                    token,
-                };
-                let written = self.store.admit(&node, &token, &Entry { at: now, decision });
-                Ok(self.settle(&state, node, written)?)
+            Plan::Grant { node, grant, entrance } => Ok(self.grant(state, node, grant, entrance, now)?),
+        }
+    }
+
+    fn grant(
+        &mut self,
+        state: &MeshState,
+        mut node: NodeRecord,
+        grant: Grant,
+        entrance: Option<Entrance>,
+        now: UnixTime,
+    ) -> Result<Arc<NodeRecord>, StoreError> {
+        let token = match entrance {
+            Some(Entrance::Token(token)) => Some(token),
+            Some(Entrance::Evidence) | None => None,
+        };
+        let entry = Entry { at: now, decision: Decision::Granted { grant, token } };
+        node.logged = LoggedEntry { position: self.store.next_position(), text: entry.to_text().into() };
+        if entrance.is_some() {
+            info!(node = %node.id, name = %node.name, cluster = %node.cluster, ?entrance, "node joins");
+            let written = self.store.admit(&node, token.as_ref(), &entry);
+            self.settle(state, node, written)
+        } else {
+            self.update(state, node, Some(entry))
+        }
+    }
+
+    fn suspend(&mut self, id: NodeId, why: Suspension, now: UnixTime) -> Result<(), StoreError> {
+        let state = self.state()?;
+        let Some(node) = state.nodes.get(&id).filter(|node| node.is_active()) else { return Ok(()) };
+        warn!(node = %id, name = %node.name, why = why.why(), "node suspended");
+        let decision = Decision::Suspended { node: id, reason: why.why().to_owned() };
+        let membership = Membership::Suspended(why);
+        let next = NodeRecord { membership, revision: state.revision.next(), ..NodeRecord::clone(node) };
+        let stored = self.update(&state, next.clone(), Some(Entry { at: now, decision }));
+        if stored.is_err() {
+            // A disk that is full must not keep anybody in.
+            self.publish.send_replace(Arc::new(state.with(next)));
+        }
+        stored.map(drop)
+    }
+
+    fn resume(&mut self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
+        let state = self.state()?;
+        let Some(node) = state.nodes.get(&id) else { return Ok(()) };
+        let silent = matches!(node.membership, Membership::Suspended(Suspension::Silent));
+        if silent && admission::judge(&state, node, &node.statements(), now).is_ok() {
+            info!(node = %id, name = %node.name, "node resumed");
+            let revision = state.revision.next();
+            let next = NodeRecord {
+                membership: Membership::Active,
+                revision,
+                grant_revision: revision,
+                ..NodeRecord::clone(node)
+            };
+            let entry = Entry { at: now, decision: Decision::Resumed { node: id } };
+            self.update(&state, next, Some(entry))?;
+        }
+        Ok(())
+    }
+
+    fn publish_bundle(&mut self, signed: SignedBundle, now: UnixTime) -> Result<(), PublishError> {
+        let state = self.state()?;
+        let before = &state.bundle.trusted;
+        let trusted = signed.open(&OperatorPin::of(&before.operator()), &state.mesh)?;
+        let (found, seen) = (trusted.get().version, before.get().version);
+        if found <= seen {
+            return Err(BundleError::Older { found, seen }.into());
+        }
+        if now >= trusted.get().expires_at {
+            return Err(BundleError::Expired(trusted.get().expires_at).into());
+        }
+        if trusted.get().coordinator_key != self.key.public() {
+            return Err(PublishError::OtherCoordinator(self.key.public()));
+        }
+        // Whoever believes a former operator is led to this one by every step that there ever was.
+        let mut successions = state.bundle.signed.successions.clone();
+        for step in &signed.successions {
+            if !successions.contains(step) {
+                successions.push(step.clone());
             }
         }
+        let signed = SignedBundle { successions, ..signed };
+        let sha256 = Bytes(Sha256::digest(signed.bundle.text()).into());
+        let operator = trusted.operator();
+        let decision = Decision::BundlePublished { version: found, operator, sha256 };
+        let written = self.store.publish_bundle(found, &signed, &Entry { at: now, decision });
+        self.noted(written)?;
+        info!(version = found, %operator, "policy bundle in force");
+        let mut next = MeshState::clone(&state);
+        next.bundle = Arc::new(PublishedBundle { signed, trusted });
+        next.log = self.store.log_state(state.mesh, &self.key);
+        let next = Arc::new(next);
+        self.publish.send_replace(next.clone());
+        for node in next.active() {
+            if let Err(why) = admission::judge(&next, node, &node.statements(), now) {
+                self.suspend(node.id, Suspension::Evidence { why: why.to_string() }, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_change(&mut self, id: NodeId) -> Result<(), Refused> {
+        let rate = self.changes.entry(id).or_insert_with(|| Rate::new(CHANGES, CHANGES_PER_SECOND));
+        if rate.allows(Instant::now()) { Ok(()) } else { Err(Refused::TooOften) }
     }
 
     fn set_endpoints(&mut self, id: NodeId, endpoints: Vec<SocketAddr>) -> Result<(), StoreError> {
         let state = self.state()?;
         match state.nodes.get(&id) {
-            Some(node) if node.is_active() && node.endpoints != endpoints => {
+            Some(node) if !node.is_revoked() && node.endpoints != endpoints => {
                 let next =
                     NodeRecord { endpoints, revision: state.revision.next(), ..NodeRecord::clone(node) };
                 self.update(&state, next, None).map(drop)
@@ -229,12 +394,19 @@ impl Owner {
     ) -> Result<Option<Arc<NodeRecord>>, StoreError> {
         let state = self.state()?;
         match state.nodes.get(&id) {
-            Some(node) if node.is_active() => {
+            Some(node) if !node.is_revoked() => {
                 let decision = Decision::NodeRevoked { node: id, reason: reason.clone() };
-                let membership = Membership::Revoked(Revocation { at: now, reason });
-                let next =
-                    NodeRecord { membership, revision: state.revision.next(), ..NodeRecord::clone(node) };
-                let revoked = self.update(&state, next, Some(Entry { at: now, decision }))?;
+                let entry = Entry { at: now, decision };
+                let next = NodeRecord {
+                    membership: Membership::Revoked(Revocation { at: now, reason }),
+                    revision: state.revision.next(),
+                    logged: LoggedEntry {
+                        position: self.store.next_position(),
+                        text: entry.to_text().into(),
+                    },
+                    ..NodeRecord::clone(node)
+                };
+                let revoked = self.update(&state, next, Some(entry))?;
                 info!(node = %id, name = %revoked.name, "node revoked");
                 Ok(Some(revoked))
             }
@@ -243,6 +415,11 @@ impl Owner {
     }
 
     fn add_token(&mut self, token: &TokenRecord, now: UnixTime) -> Result<(), TokenError> {
+        let state = self.state()?;
+        let opened = token.signed.open(&state.bundle.trusted.operator());
+        if opened.ok().is_none_or(|opened| opened != token.capability || opened.mesh != state.mesh) {
+            return Err(TokenError::Forged);
+        }
         if self.store.count_tokens()? >= MAX_TOKENS {
             let before = now.as_millis().saturating_sub(TOKEN_MEMORY_MILLIS);
             self.store.forget_tokens(UnixTime::from_millis(before))?;
@@ -250,49 +427,30 @@ impl Owner {
                 return Err(TokenError::TooMany);
             }
         }
-        let decision = Decision::TokenCreated {
-            token: token.id,
-            cluster: token.cluster.clone(),
-            uses: token.uses,
-            expires_at: token.expires_at,
-        };
+        let decision = Decision::TokenCreated { capability: token.signed.clone() };
         let written = self.store.insert_token(token, &Entry { at: now, decision });
-        Ok(self.noted(written)?)
+        Ok(self.logged(&state, written)?)
     }
 
     fn revoke_token(&mut self, id: TokenId, now: UnixTime) -> Result<bool, StoreError> {
+        let state = self.state()?;
         match self.store.token(&id)? {
             None => Ok(false),
             Some(token) if token.revoked => Ok(true),
             Some(_) => {
                 let entry = Entry { at: now, decision: Decision::TokenRevoked { token: id } };
                 let written = self.store.revoke_token(&id, &entry);
-                self.noted(written)?;
+                self.logged(&state, written)?;
                 Ok(true)
             }
         }
-    }
-
-    fn checkpoint(&mut self) -> Result<LogCheckpoint, StoreError> {
-        let mesh = self.publish.borrow().mesh;
-        let log = self.log()?;
-        let size = log.size();
-        let head = log.head(size).expect("a tree knows its own head");
-        let note = Checkpoint { mesh, size, head }.sign(&self.key).to_string();
-        Ok(LogCheckpoint { note, key: self.key.public() })
-    }
-
-    /// The tree of what is on disk.
-    fn log(&mut self) -> Result<&Tree, StoreError> {
-        self.state()?;
-        Ok(self.store.log())
     }
 
     /// The published state, which is what is on disk.
     fn state(&mut self) -> Result<Arc<MeshState>, StoreError> {
         if self.doubt {
             self.store.reload_log()?;
-            let loaded = Arc::new(self.store.load()?);
+            let loaded = Arc::new(self.store.load(&self.key)?);
             self.publish.send_replace(loaded);
             self.doubt = false;
         }
@@ -318,6 +476,14 @@ impl Owner {
         written
     }
 
+    /// Publishes the log after an entry that concerns no node.
+    fn logged(&mut self, state: &MeshState, written: Result<(), StoreError>) -> Result<(), StoreError> {
+        self.noted(written)?;
+        let log = self.store.log_state(state.mesh, &self.key);
+        self.publish.send_replace(Arc::new(MeshState { log, ..state.clone() }));
+        Ok(())
+    }
+
     /// Publishes a change that was committed; remembers the doubt about one that was not.
     fn settle(
         &mut self,
@@ -327,7 +493,11 @@ impl Owner {
     ) -> Result<Arc<NodeRecord>, StoreError> {
         self.noted(written)?;
         let id = node.id;
-        let next = Arc::new(state.with(node));
+        let mut next = state.with(node);
+        if self.store.next_position() > state.log.head.size {
+            next.log = self.store.log_state(state.mesh, &self.key);
+        }
+        let next = Arc::new(next);
         self.publish.send_replace(next.clone());
         Ok(next.nodes[&id].clone())
     }
@@ -335,17 +505,25 @@ impl Owner {
 
 #[cfg(test)]
 mod tests {
+    use carrick_attest::{Bundle, Kind, Subject};
     use carrick_types::{
-        ChallengeKey, Cidr, ClusterName, IdentitySecret, MeshId, Revision, TokenSeed, WireGuardSecret,
+        ChallengeKey, Cidr, ClusterName, IdentitySecret, LeaseProfile, OperatorSecret, Revision, TokenSeed,
+        WireGuardSecret,
     };
     use carrick_wire::{
-        hello::Introduction,
-        log::{Auditor, SignedCheckpoint, tree::leaf_hash},
-        session::{Challenge, RefusalCode},
+        hello::{Have, Introduction, Proof, Request, Trust},
+        log::{
+            Auditor, SignedCheckpoint,
+            tree::{Tree, leaf_hash},
+        },
+        session::RefusalCode,
     };
 
     use super::*;
-    use crate::store::tests::founded;
+    use crate::{
+        state::tests::{bundle, mesh as mesh_id, operator, signed, signing_key},
+        store::{tests::founded, tests::token},
+    };
 
     const NOW: UnixTime = UnixTime::from_millis(1000);
 
@@ -431,6 +609,11 @@ mod tests {
         let node = mesh.join(hello(1, "a", &["10.1.0.0/24"]), NOW).await.unwrap();
         mesh.join(hello(1, "a", &["10.2.0.0/24"]), NOW).await.unwrap();
         mesh.set_endpoints(node.id, vec!["192.0.2.1:51820".parse().unwrap()]).await.unwrap();
+        mesh.suspend(node.id, Suspension::Silent, NOW).await.unwrap();
+        mesh.suspend(node.id, Suspension::Silent, NOW).await.unwrap();
+        mesh.resume(node.id, NOW).await.unwrap();
+        mesh.renew(node.id, key(77).public(), proven(1, 77, 9), NOW).await.unwrap();
+        mesh.publish(signed(&Bundle { version: 2, ..bundle() }), NOW).await.unwrap();
         mesh.revoke(node.id, None, NOW).await.unwrap();
         mesh.revoke(node.id, None, NOW).await.unwrap();
         refused(&mesh, hello(1, "a", &[])).await;
@@ -438,7 +621,7 @@ mod tests {
         mesh.revoke_token(TokenId::from_bytes([9; 10]), NOW).await.unwrap();
 
         let page = mesh.log_page(0, 100).await.unwrap();
-        let mut auditor = Auditor::default();
+        let mut auditor = Auditor::new(mesh_id(), vec![operator().public()]);
         let mut tree = Tree::default();
         let mut kinds = Vec::new();
         for text in &page.entries {
@@ -446,11 +629,110 @@ mod tests {
             let entry = serde_json::to_value(auditor.follow(text).unwrap()).unwrap();
             kinds.push(entry["type"].as_str().unwrap().to_owned());
         }
-        let expected = ["token-created", "node-joined", "prefixes-changed", "node-revoked", "token-revoked"];
+        let expected = [
+            "bundle-published",
+            "token-created",
+            "granted",
+            "granted",
+            "suspended",
+            "resumed",
+            "granted",
+            "bundle-published",
+            "node-revoked",
+            "token-revoked",
+        ];
         assert_eq!(kinds, expected, "once each; where a node may be reached is no decision");
-        let LogCheckpoint { note, key } = mesh.checkpoint().await.unwrap();
-        let checkpoint = note.parse::<SignedCheckpoint>().unwrap().verify(mesh.state().mesh, &key).unwrap();
-        assert_eq!((checkpoint.size, Some(checkpoint.head)), (5, tree.head(5)));
+        let state = mesh.state();
+        let checkpoint: SignedCheckpoint = state.log.checkpoint.parse().unwrap();
+        let checkpoint = checkpoint.verify(state.mesh, &signing_key().public()).unwrap();
+        assert_eq!((checkpoint.size, Some(checkpoint.head)), (10, tree.head(10)));
+    }
+
+    #[tokio::test]
+    async fn a_new_key_replaces_the_old_one_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, _ended) = mesh(dir.path(), 9).await;
+        let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
+        let other = mesh.join(hello(2, "b", &[]), NOW).await.unwrap();
+        let renewed = mesh.renew(node.id, key(77).public(), proven(1, 77, 9), NOW).await.unwrap();
+        assert_eq!(renewed.wireguard_key, key(77).public());
+        assert_eq!(refused(&mesh, hello(1, "a", &[])).await.0, RefusalCode::KeyTaken, "its old key");
+        assert_eq!(
+            refused(&mesh, hello_with(3, 1, "c", &[])).await.0,
+            RefusalCode::KeyTaken,
+            "nor another's"
+        );
+        let stolen = mesh.renew(node.id, other.wireguard_key, proven(1, 2, 10), NOW).await.unwrap_err();
+        assert_eq!(stolen.code(), RefusalCode::KeyTaken);
+        let forged = mesh.renew(node.id, key(78).public(), proven(2, 78, 11), NOW).await.unwrap_err();
+        assert_eq!(forged.code(), RefusalCode::Evidence, "signed by somebody else");
+        mesh.join(hello_with(1, 77, "a", &[]), NOW).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_bundle_comes_into_force_only_from_the_operator_and_only_upwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, _ended) = mesh(dir.path(), 9).await;
+        let second = Bundle { version: 2, ..bundle() };
+        let refused = async |signed| mesh.publish(signed, NOW).await.unwrap_err().to_string();
+        let stranger = OperatorSecret::from_bytes([99; 32]);
+        let forged = SignedBundle {
+            operator: stranger.public(),
+            successions: vec![],
+            bundle: carrick_attest::Signed::seal(&second, &stranger),
+        };
+        assert!(refused(forged).await.contains("not this mesh's operator"));
+        assert!(refused(signed(&bundle())).await.contains("versions only rise"));
+        assert!(refused(signed(&Bundle { expires_at: NOW, ..second.clone() })).await.contains("expired"));
+        let elsewhere = CoordinatorSecret::from_bytes([98; 32]).public();
+        assert!(
+            refused(signed(&Bundle { coordinator_key: elsewhere, ..second.clone() }))
+                .await
+                .contains("another")
+        );
+        mesh.publish(signed(&second), NOW).await.unwrap();
+        assert_eq!(mesh.state().policy().version, 2);
+        let mut kept = Bundle { version: 3, ..second };
+        kept.default.lease = LeaseProfile::Strict;
+        mesh.publish(signed(&kept), NOW).await.unwrap();
+        drop(mesh);
+        let store = Store::open(&dir.path().join("carrick.db")).unwrap();
+        assert_eq!(store.bundle().unwrap(), signed(&kept), "the last one is there after a restart");
+    }
+
+    #[tokio::test]
+    async fn a_bundle_that_asks_for_more_suspends_whoever_cannot_show_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, _ended) = mesh(dir.path(), 9).await;
+        let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
+        let mut second = Bundle { version: 2, ..bundle() };
+        second.default.runtime_digests.insert("11".repeat(32));
+        mesh.publish(signed(&second), NOW).await.unwrap();
+        let suspended = mesh.state().nodes[&node.id].membership.clone();
+        assert!(
+            matches!(suspended, Membership::Suspended(Suspension::Evidence { why }) if why.contains("runtime"))
+        );
+        mesh.resume(node.id, NOW).await.unwrap();
+        assert!(!mesh.state().nodes[&node.id].is_active(), "a heartbeat is not enough");
+        let third = Bundle { version: 3, ..bundle() };
+        mesh.publish(signed(&third), NOW).await.unwrap();
+        mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
+        assert!(mesh.state().nodes[&node.id].is_active());
+    }
+
+    #[tokio::test]
+    async fn a_member_that_changes_all_the_time_is_slowed_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, _ended) = mesh(dir.path(), 9).await;
+        mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
+        let mut outcomes = Vec::new();
+        for n in 0..40 {
+            let prefix = format!("10.{n}.0.0/24");
+            outcomes.push(mesh.join(hello(1, "a", &[&prefix]), NOW).await.map_err(|refused| refused.code()));
+        }
+        assert!(outcomes[..10].iter().all(Result::is_ok));
+        assert_eq!(outcomes.last(), Some(&Err(RefusalCode::Unavailable)));
+        mesh.join(hello(2, "b", &[]), NOW).await.expect("others are not concerned");
     }
 
     #[tokio::test]
@@ -464,21 +746,8 @@ mod tests {
     }
 
     async fn mesh(dir: &std::path::Path, uses: u32) -> (Mesh, Ended) {
-        let (mesh, ended) =
-            Mesh::start(Store::open(&founded(dir)).unwrap(), CoordinatorSecret::from_bytes([5; 32]), ())
-                .unwrap();
-        let seed = TokenSeed::from_bytes([9; 32]);
-        let token = TokenRecord {
-            id: TokenId::from_bytes([9; 10]),
-            cluster: "east".parse().unwrap(),
-            key_hash: TokenRecord::hash(&seed.public()),
-            created_at: UnixTime::from_millis(0),
-            expires_at: UnixTime::from_millis(3_600_000),
-            uses,
-            used: 0,
-            revoked: false,
-        };
-        mesh.add_token(token, NOW).await.unwrap();
+        let (mesh, ended) = Mesh::start(Store::open(&founded(dir)).unwrap(), signing_key(), ()).unwrap();
+        mesh.add_token(token(uses), NOW).await.unwrap();
         (mesh, ended)
     }
 
@@ -491,26 +760,66 @@ mod tests {
         hello_with(n, n, name, prefixes)
     }
 
-    fn hello_with(identity: u8, wireguard: u8, name: &str, prefixes: &[&str]) -> ProvenHello {
-        let secret = WireGuardSecret::from_bytes([77; 32]);
-        let challenge = Challenge {
-            mesh: MeshId::from_bytes([1; 16]),
-            nonce: [2; 32],
-            challenge_key: ChallengeKey::from_bytes(*secret.public().as_bytes()).unwrap(),
+    fn key(n: u8) -> WireGuardSecret {
+        WireGuardSecret::from_bytes([n; 32])
+    }
+
+    fn request(salt: u8) -> (Request, WireGuardSecret) {
+        let secret = key(200);
+        let challenge_key = ChallengeKey::from_bytes(*secret.public().as_bytes()).unwrap();
+        let request = Request {
+            mesh: mesh_id(),
+            log_size: 0,
+            log_head: Bytes([0; 32]),
+            salt: Bytes([salt; 32]),
+            challenge_key,
         };
+        (request, secret)
+    }
+
+    /// What a node proves of itself when it is asked.
+    fn proven(identity: u8, wireguard: u8, salt: u8) -> Vec<Statement> {
+        let (request, secret) = request(salt);
+        let identity = IdentitySecret::from_bytes([identity; 32]);
+        let subject = Subject {
+            mesh: mesh_id(),
+            cluster: "east".parse().unwrap(),
+            identity_key: identity.public(),
+            wireguard_key: key(wireguard).public(),
+        };
+        let moment = request.moment(&[0; 32], 1, Bytes([0; 32]));
+        Proof::answer(&request, &moment, &subject, (&identity, &key(wireguard)), vec![])
+            .verify(&subject, &request, &secret, &[0; 32], NOW)
+            .unwrap()
+    }
+
+    fn hello_with(identity: u8, wireguard: u8, name: &str, prefixes: &[&str]) -> ProvenHello {
+        // No two hellos are of one moment, or their evidence would be the same.
+        static SALT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+        let (request, secret) = request(SALT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let cluster: ClusterName = "east".parse().unwrap();
-        Introduction {
+        let moment = request.moment(&[0; 32], 1, Bytes([0; 32]));
+        let hello = Introduction {
             name: name.parse().unwrap(),
-            cluster,
+            cluster: cluster.clone(),
             prefixes: prefixes.iter().map(|text| text.parse::<Cidr>().unwrap()).collect(),
             version: "test".to_owned(),
-            have: None,
+            have: Have::default(),
+            trust: Trust::Evidence,
             identity: &IdentitySecret::from_bytes([identity; 32]),
-            wireguard: &WireGuardSecret::from_bytes([wireguard; 32]),
+            wireguard: &key(wireguard),
             token: Some((TokenId::from_bytes([9; 10]), &TokenSeed::from_bytes([9; 32]))),
+            evidence: vec![],
         }
-        .answer(&challenge, &[0; 32])
-        .verify(&challenge, &secret, &[0; 32])
-        .unwrap()
+        .answer(&request, &moment);
+        let subject = Subject {
+            mesh: mesh_id(),
+            cluster,
+            identity_key: hello.identity_key,
+            wireguard_key: hello.proof.wireguard_key,
+        };
+        let statements = hello.proof.verify(&subject, &request, &secret, &[0; 32], NOW).unwrap();
+        assert!(statements.iter().all(|statement| statement.evidence.kind() == Kind::Identity));
+        ProvenHello { hello, subject, statements }
     }
 }

@@ -49,8 +49,12 @@ impl Metrics {
             }
         };
         let active = state.active().count() as u64;
-        let revoked = state.nodes.len() as u64 - active;
-        let nodes = [("{state=\"active\"}".to_owned(), active), ("{state=\"revoked\"}".to_owned(), revoked)];
+        let members = state.members().count() as u64;
+        let nodes = [
+            ("{state=\"active\"}".to_owned(), active),
+            ("{state=\"expired\"}".to_owned(), members - active),
+            ("{state=\"revoked\"}".to_owned(), state.nodes.len() as u64 - members),
+        ];
         metric("nodes", "gauge", "Nodes by state.", &nodes);
         let one = |value| [(String::new(), value)];
         metric("sessions", "gauge", "Nodes that have a session.", &one(presence.count() as u64));

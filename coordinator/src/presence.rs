@@ -7,7 +7,7 @@ use std::{
 
 use carrick_types::NodeId;
 use carrick_wire::session::LinkReport;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The nodes that are online. Cheap to clone; all clones are one.
@@ -28,6 +28,7 @@ struct Sessions {
 struct Session {
     number: u64,
     superseded: CancellationToken,
+    wanted: Arc<Notify>,
     links: Vec<LinkReport>,
 }
 
@@ -39,6 +40,8 @@ pub(crate) struct Place {
     number: u64,
     /// Cancelled when a newer session of the node takes over.
     pub(crate) superseded: CancellationToken,
+    /// Notified when somebody wants the node to show new evidence.
+    pub(crate) wanted: Arc<Notify>,
 }
 
 impl Presence {
@@ -52,14 +55,21 @@ impl Presence {
         let mut sessions = self.lock();
         sessions.last += 1;
         let number = sessions.last;
-        let session = Session { number, superseded: superseded.clone(), links: vec![] };
+        let wanted = Arc::new(Notify::new());
+        let session =
+            Session { number, superseded: superseded.clone(), wanted: wanted.clone(), links: vec![] };
         let old = sessions.by_node.insert(node, session);
         drop(sessions);
         if let Some(old) = old {
             old.superseded.cancel();
         }
         self.changed();
-        Place { presence: self.clone(), node, number, superseded }
+        Place { presence: self.clone(), node, number, superseded, wanted }
+    }
+
+    /// Asks the session of a node to ask for new evidence; whether it has one.
+    pub(crate) fn want_evidence(&self, node: NodeId) -> bool {
+        self.lock().by_node.get(&node).map(|session| session.wanted.notify_one()).is_some()
     }
 
     pub(crate) fn count(&self) -> usize {

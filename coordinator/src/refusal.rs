@@ -1,7 +1,9 @@
 //! Why a node is not let in, in words that say what to do.
 
-use carrick_types::{Cidr, ClusterName, NodeName, PrefixClaimError, TokenId, UnixTime};
+use carrick_attest::{Appraisal, Rejection, Verdict};
+use carrick_types::{Cidr, ClusterName, NodeId, NodeName, PrefixClaimError, TokenId, UnixTime};
 use carrick_wire::{
+    api,
     hello::ProofError,
     session::{DecodeError, Refusal, RefusalCode},
 };
@@ -40,6 +42,10 @@ pub(crate) enum Refused {
     )]
     KeyTaken(NodeName),
     #[error(
+        "the WireGuard key was another node's: start with an empty state directory, so that new keys are made"
+    )]
+    FormerKey,
+    #[error(
         "the WireGuard key is not the one that this node joined with: restore its state directory, or revoke the node and join again"
     )]
     KeyChanged,
@@ -47,6 +53,8 @@ pub(crate) enum Refused {
     Prefix(#[from] PrefixClaimError),
     #[error("prefix {claimed} overlaps {held} of node {holder}: claim another, or revoke that node first")]
     PrefixTaken { claimed: Cidr, held: Cidr, holder: NodeName },
+    #[error("prefix {0} is not among those that the join token allows: make a token with --prefix {0}")]
+    PrefixNotAllowed(Cidr),
     #[error("{0} prefixes are too many: claim at most {MAX_PREFIXES}")]
     TooManyPrefixes(usize),
     #[error(
@@ -59,6 +67,8 @@ pub(crate) enum Refused {
     NotAMember(ClusterName),
     #[error("the overlay range {0} has no address left")]
     OverlayExhausted(Cidr),
+    #[error("{0}")]
+    Evidence(#[from] Rejection),
     #[error("{0}: start the node again, and upgrade it where that does not help")]
     Proof(#[from] ProofError),
     #[error("{0}")]
@@ -71,6 +81,8 @@ pub(crate) enum Refused {
     Superseded,
     #[error("the coordinator cannot answer at the moment: {0}")]
     Unavailable(#[from] StoreError),
+    #[error("this node asks too often: it is served again in a moment")]
+    TooOften,
     #[error("the coordinator is stopping: it will be back")]
     Stopping,
 }
@@ -89,16 +101,51 @@ impl Refused {
             | Self::OtherCluster { .. }
             | Self::MovedCluster { .. } => RefusalCode::Token,
             Self::NameTaken(_) => RefusalCode::NameTaken,
-            Self::KeyTaken(_) | Self::KeyChanged => RefusalCode::KeyTaken,
-            Self::Prefix(_) | Self::PrefixTaken { .. } | Self::TooManyPrefixes(_) => RefusalCode::Prefix,
+            Self::KeyTaken(_) | Self::FormerKey | Self::KeyChanged => RefusalCode::KeyTaken,
+            Self::Prefix(_)
+            | Self::PrefixTaken { .. }
+            | Self::PrefixNotAllowed(_)
+            | Self::TooManyPrefixes(_) => RefusalCode::Prefix,
             Self::Revoked => RefusalCode::Revoked,
             Self::NotAMember(_) => RefusalCode::NotAMember,
             Self::Proof(_) => RefusalCode::Proof,
+            Self::Evidence(_) => RefusalCode::Evidence,
             Self::Decode(_) | Self::Protocol(_) => RefusalCode::Protocol,
             Self::Superseded => RefusalCode::Superseded,
-            Self::OverlayExhausted(_) | Self::Unavailable(_) | Self::Stopping => RefusalCode::Unavailable,
+            Self::OverlayExhausted(_) | Self::Unavailable(_) | Self::TooOften | Self::Stopping => {
+                RefusalCode::Unavailable
+            }
         }
     }
+}
+
+impl Refused {
+    /// The refusal as people are shown it, with every claim that was looked at.
+    pub(crate) fn shown(
+        &self,
+        node: Option<NodeId>,
+        name: &NodeName,
+        cluster: &ClusterName,
+        at: UnixTime,
+    ) -> api::Refusal {
+        let appraisals =
+            if let Self::Evidence(rejection) = self { rejection.appraisals.as_slice() } else { &[] };
+        api::Refusal {
+            at,
+            node,
+            name: name.clone(),
+            cluster: cluster.clone(),
+            code: self.code(),
+            detail: self.to_string(),
+            evidence: appraisals.iter().map(|appraisal| evidence(appraisal, at)).collect(),
+        }
+    }
+}
+
+/// An appraisal as people are shown it, with every claim.
+pub(crate) fn evidence(appraisal: &Appraisal, appraised_at: UnixTime) -> api::Evidence {
+    let decision = if appraisal.is_accepted() { Verdict::Accepted } else { Verdict::Refused };
+    api::Evidence { kind: appraisal.kind, appraised_at, decision, claims: appraisal.claims.clone() }
 }
 
 impl From<&Refused> for Refusal {

@@ -3,15 +3,17 @@
 //! The task holds no queue. It remembers the revision that it sent last, and sends the difference to whatever state is current
 //! when the socket takes more, so that a slow node costs no more than a fast one.
 
-mod rate;
-
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use carrick_attest::{Bytes, Kind, Subject};
 use carrick_types::{ChallengeKey, NodeId, Revision, WireGuardSecret};
-use carrick_wire::session::{
-    Challenge, LinkReport, MAX_TO_COORDINATOR, MAX_TO_NODE, Refusal, RefusalCode, ToCoordinator, ToNode,
-    Welcome, decode, encode,
+use carrick_wire::{
+    hello::{Head, Heartbeat, Hello, Proof, Request},
+    session::{
+        Beat, Challenge, LinkReport, MAX_TO_COORDINATOR, MAX_TO_NODE, Proven, Refusal, RefusalCode,
+        ToCoordinator, ToNode, Welcome, decode, encode,
+    },
 };
 use futures_util::StreamExt as _;
 use tokio::{
@@ -21,23 +23,25 @@ use tokio::{
 use tokio_tungstenite::tungstenite;
 use tracing::{debug, info, warn};
 
-use self::rate::Rate;
 use crate::{
-    admission,
+    admission::{self, ProvenHello},
     app::{App, now},
     connection::Connection,
     mesh::Mesh,
     netmap,
     presence::Place,
+    rate::Rate,
     refusal::Refused,
-    state::{Membership, MeshState, NodeRecord},
+    state::{Membership, MeshState, NodeRecord, Suspension},
 };
 
 /// How long a node may take to answer the challenge.
 const HELLO: Duration = Duration::from_secs(10);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
-const PING: Duration = Duration::from_secs(10);
+const PING: Duration = Duration::from_secs(5);
+/// How long a node may take to show new evidence: a TPM is slow, and several ask it at once.
+const EVIDENCE: Duration = Duration::from_secs(60);
 /// How long a node may say nothing, not even answer a ping.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long the last message may take to be read by the other end.
@@ -62,7 +66,8 @@ impl<R: Into<Refused>> From<R> for End {
 
 /// Serves one node until its session ends.
 pub(crate) async fn run(socket: WebSocket, connection: Arc<Connection>, app: Arc<App>) {
-    let mut session = Session { socket, connection, app, node: None, heard: Instant::now() };
+    let mut session =
+        Session { socket, connection, app, node: None, known: None, asked: None, heard: Instant::now() };
     let end = match session.serve().await {
         Ok(never) => match never {},
         Err(end) => end,
@@ -78,7 +83,38 @@ struct Session {
     app: Arc<App>,
     /// Once the node has proven who it is.
     node: Option<NodeId>,
+    /// What the node was told last, once it was told anything.
+    known: Option<Known>,
+    /// What the node was asked to prove itself against, and has not answered yet.
+    asked: Option<Asked>,
     heard: Instant,
+}
+
+/// What a node has been told.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    revision: Revision,
+    /// The head of the log that it has seen.
+    log: Option<Head>,
+    bundle: u64,
+}
+
+/// A request for evidence.
+struct Asked {
+    request: Request,
+    secret: WireGuardSecret,
+    until: Instant,
+}
+
+/// What a session keeps of its node.
+struct Member {
+    id: NodeId,
+    place: Place,
+    rates: Rates,
+    /// Endpoints that could not be stored yet.
+    unstored: Option<Vec<SocketAddr>>,
+    /// The number of the last heartbeat.
+    heartbeat: Option<u64>,
 }
 
 /// How often a node may say what.
@@ -86,13 +122,15 @@ struct Rates {
     messages: Rate,
     endpoints: Rate,
     links: Rate,
+    proofs: Rate,
 }
 
 impl Session {
     async fn serve(&mut self) -> Result<Never, End> {
-        let (node, have) = self.greet().await?;
-        let mut place = self.app.presence.enter(node.id);
+        let (node, hello) = self.greet().await?;
+        let place = self.app.presence.enter(node.id);
         let mut states = self.app.mesh.watch();
+        self.app.leases.heard(node.id);
         let welcome = Welcome {
             node: node.id,
             name: node.name.clone(),
@@ -101,32 +139,39 @@ impl Session {
             stun_port: Some(self.app.stun_port),
         };
         self.send(&ToNode::Welcome(welcome)).await?;
-        let mut sent = self.first_netmap(&mut states, node.id, have).await?;
+        let sent = self.first_netmap(&mut states, node.id, &hello).await?;
         info!(node = %node.id, name = %node.name, peer = %self.connection.peer, revision = %sent, "session opened");
 
-        let mut rates = Rates {
-            messages: Rate::new(100, 20.0),
-            endpoints: Rate::new(10, 2.0),
-            links: Rate::new(10, 2.0),
+        let mut member = Member {
+            id: node.id,
+            place,
+            rates: Rates {
+                messages: Rate::new(100, 20.0),
+                endpoints: Rate::new(10, 2.0),
+                links: Rate::new(10, 2.0),
+                proofs: Rate::new(10, 0.1),
+            },
+            unstored: None,
+            heartbeat: None,
         };
-        let mut unstored = None;
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.app.shutdown.clone();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Err(End::Stopping),
-                () = place.superseded.cancelled() => return Err(Refused::Superseded.into()),
+                () = member.place.superseded.cancelled() => return Err(Refused::Superseded.into()),
                 changed = states.changed() => {
                     changed.map_err(|_| End::Stopping)?;
-                    sent = self.next_delta(&mut states, node.id, sent).await?;
+                    self.tell_changes(&mut states, member.id).await?;
                 }
+                () = member.place.wanted.notified() => self.ask().await?,
                 message = self.socket.next() => {
-                    if !rates.messages.allows(Instant::now()) {
+                    if !member.rates.messages.allows(Instant::now()) {
                         return Err(Refused::Protocol("too many messages").into());
                     }
                     if let Some(message) = self.understand(message)? {
-                        self.handle(message, node.id, &mut place, &mut rates, &mut unstored).await?;
+                        self.handle(message, &mut member, &mut states).await?;
                     }
                 }
                 _ = pings.tick() => {
@@ -134,44 +179,71 @@ impl Session {
                         return Err(End::Silent);
                     }
                     self.write(Message::Ping(Default::default())).await?;
-                    store_endpoints(&self.app.mesh, node.id, &mut unstored).await;
+                    store_endpoints(&self.app.mesh, member.id, &mut member.unstored).await;
+                    self.ask_where_due(member.id).await?;
                 }
             }
         }
     }
 
     /// Challenge, hello, and whether the node is let in.
-    async fn greet(&mut self) -> Result<(Arc<NodeRecord>, Option<Revision>), End> {
-        let mut random = [0; 64];
-        getrandom::fill(&mut random).map_err(|_| Refused::Stopping)?;
-        let (nonce, secret) = random.split_at(32);
-        let secret = WireGuardSecret::from_bytes(secret.try_into().map_err(|_| Refused::Stopping)?);
-        let challenge = Challenge {
-            mesh: self.app.id,
-            nonce: nonce.try_into().map_err(|_| Refused::Stopping)?,
-            // An X25519 public key of an honest secret is never of low order.
-            challenge_key: ChallengeKey::from_bytes(*secret.public().as_bytes())
-                .map_err(|_| Refused::Stopping)?,
-        };
-        self.send(&ToNode::Challenge(challenge.clone())).await?;
+    async fn greet(&mut self) -> Result<(Arc<NodeRecord>, Hello), End> {
+        let (request, secret) = self.request()?;
+        let bundle = self.app.mesh.state().bundle.signed.clone();
+        self.send(&ToNode::Challenge(Challenge { request: request.clone(), bundle })).await?;
 
         let deadline = Instant::now() + HELLO;
         let hello = loop {
             let message = timeout_at(deadline, self.socket.next()).await.map_err(|_| End::Silent)?;
             match self.understand(message)? {
-                Some(ToCoordinator::Hello(hello)) => break hello,
-                Some(ToCoordinator::Endpoints { .. } | ToCoordinator::Links { .. }) => {
-                    return Err(Refused::Protocol("the first message of a session is a hello").into());
-                }
+                Some(ToCoordinator::Hello(hello)) => break *hello,
+                Some(_) => return Err(Refused::Protocol("the first message of a session is a hello").into()),
                 None => {}
             }
         };
-        let have = hello.have;
-        let proven = hello.verify(&challenge, &secret, &self.connection.exporter).map_err(Refused::from)?;
-        self.node = Some(NodeId::of(&proven.get().identity_key));
-        let node = self.app.mesh.join(proven, now()).await?;
-        self.connection.slot.known();
-        Ok((node, have))
+        let subject = Subject {
+            mesh: self.app.id,
+            cluster: hello.cluster.clone(),
+            identity_key: hello.identity_key,
+            wireguard_key: hello.proof.wireguard_key,
+        };
+        let verified = hello.proof.verify(&subject, &request, &secret, &self.connection.exporter, now());
+        let statements = verified.map_err(Refused::from)?;
+        let id = NodeId::of(&hello.identity_key);
+        self.node = Some(id);
+        let proven = ProvenHello { hello: hello.clone(), subject, statements };
+        match self.app.mesh.join(proven, now()).await {
+            Ok(node) => {
+                self.connection.slot.known();
+                Ok((node, hello))
+            }
+            Err(refused) => {
+                let refusal = refused.shown(Some(id), &hello.name, &hello.cluster, now());
+                if self.app.refusals.lock().await.allows(Instant::now()) {
+                    self.app.mesh.note_refusal(refusal).await;
+                }
+                Err(refused.into())
+            }
+        }
+    }
+
+    /// Something fresh that a node must prove itself against.
+    fn request(&self) -> Result<(Request, WireGuardSecret), Refused> {
+        let mut random = [0; 64];
+        getrandom::fill(&mut random).map_err(|_| Refused::Stopping)?;
+        let (salt, secret) = random.split_at(32);
+        let secret = WireGuardSecret::from_bytes(secret.try_into().map_err(|_| Refused::Stopping)?);
+        let head = self.app.mesh.state().log.head;
+        let request = Request {
+            mesh: self.app.id,
+            log_size: head.size,
+            log_head: head.head,
+            salt: Bytes(salt.try_into().map_err(|_| Refused::Stopping)?),
+            // An X25519 public key of an honest secret is never of low order.
+            challenge_key: ChallengeKey::from_bytes(*secret.public().as_bytes())
+                .map_err(|_| Refused::Stopping)?,
+        };
+        Ok((request, secret))
     }
 
     /// Sends what the node missed where it can build on what it has, else everything.
@@ -179,62 +251,183 @@ impl Session {
         &mut self,
         states: &mut watch::Receiver<Arc<MeshState>>,
         id: NodeId,
-        have: Option<Revision>,
+        hello: &Hello,
     ) -> Result<Revision, End> {
         let state = states.borrow_and_update().clone();
-        check_active(&state, id)?;
-        match have.filter(|have| *have <= state.revision) {
-            Some(have) => {
-                let delta = netmap::delta(&state, id, have).ok_or(Refused::Stopping)?;
-                self.send(&ToNode::Delta(delta)).await?;
-            }
-            None => {
-                let netmap = netmap::whole(&state, id).ok_or(Refused::Stopping)?;
-                self.send(&ToNode::Netmap(netmap)).await?;
-            }
-        }
+        check_member(&state, id)?;
+        let have = hello.have;
+        let same_log = have.log.is_some_and(|log| netmap::is_of_this_log(&state, log));
+        let log = match have.revision.filter(|revision| same_log && *revision <= state.revision) {
+            Some(revision) => self.send_delta(&state, id, revision, have.log).await?,
+            None => self.send_netmap(&state, id, have.log).await?,
+        };
+        self.known = Some(Known { revision: state.revision, log, bundle: state.policy().version });
         Ok(state.revision)
     }
 
-    async fn next_delta(
+    /// Tells the node what changed since it was told last.
+    async fn tell_changes(
         &mut self,
         states: &mut watch::Receiver<Arc<MeshState>>,
         id: NodeId,
-        sent: Revision,
-    ) -> Result<Revision, End> {
+    ) -> Result<(), End> {
         let state = states.borrow_and_update().clone();
-        check_active(&state, id)?;
-        if state.revision > sent {
-            let delta = netmap::delta(&state, id, sent).ok_or(Refused::Stopping)?;
-            self.send(&ToNode::Delta(delta)).await?;
+        check_member(&state, id)?;
+        let Some(known) = self.known else { return Ok(()) };
+        let mut log = known.log;
+        if state.policy().version > known.bundle {
+            self.send(&ToNode::Bundle(Box::new(state.bundle.signed.clone()))).await?;
+            // Peers that were not good enough may be so now, and the other way round.
+            log = self.send_netmap(&state, id, log).await?;
+        } else if state.revision > known.revision {
+            log = self.send_delta(&state, id, known.revision, log).await?;
         }
-        Ok(state.revision)
+        self.known = Some(Known { revision: state.revision, log, bundle: state.policy().version });
+        Ok(())
+    }
+
+    /// The head of the log that the node has seen then.
+    async fn send_netmap(
+        &mut self,
+        state: &MeshState,
+        id: NodeId,
+        seen: Option<Head>,
+    ) -> Result<Option<Head>, End> {
+        let netmap = netmap::whole(state, id, seen).ok_or(Refused::Stopping)?;
+        self.send(&ToNode::Netmap(netmap)).await?;
+        Ok(Some(state.log.head))
+    }
+
+    /// The head of the log that the node has seen then.
+    async fn send_delta(
+        &mut self,
+        state: &MeshState,
+        id: NodeId,
+        since: Revision,
+        seen: Option<Head>,
+    ) -> Result<Option<Head>, End> {
+        let delta = netmap::delta(state, id, since, seen).ok_or(Refused::Stopping)?;
+        let seen = if delta.log.is_some() { Some(state.log.head) } else { seen };
+        self.send(&ToNode::Delta(delta)).await?;
+        Ok(seen)
     }
 
     async fn handle(
         &mut self,
         message: ToCoordinator,
-        id: NodeId,
-        place: &mut Place,
-        rates: &mut Rates,
-        unstored: &mut Option<Vec<SocketAddr>>,
+        member: &mut Member,
+        states: &mut watch::Receiver<Arc<MeshState>>,
     ) -> Result<(), End> {
         match message {
             ToCoordinator::Hello(_) => Err(Refused::Protocol("a second hello").into()),
             ToCoordinator::Endpoints { candidates } => {
-                if !rates.endpoints.allows(Instant::now()) {
+                if !member.rates.endpoints.allows(Instant::now()) {
                     return Err(Refused::Protocol("endpoints change too often").into());
                 }
-                *unstored = Some(admission::endpoints(&candidates)?);
-                store_endpoints(&self.app.mesh, id, unstored).await;
+                member.unstored = Some(admission::endpoints(&candidates)?);
+                store_endpoints(&self.app.mesh, member.id, &mut member.unstored).await;
                 Ok(())
             }
             ToCoordinator::Links { links } => {
-                if !rates.links.allows(Instant::now()) {
+                if !member.rates.links.allows(Instant::now()) {
                     return Err(Refused::Protocol("links are reported too often").into());
                 }
-                place.report(known_links(&self.app.mesh.state(), id, links));
+                member.place.report(known_links(&self.app.mesh.state(), member.id, links));
                 Ok(())
+            }
+            ToCoordinator::Heartbeat(heartbeat) => self.beat(&heartbeat, member, states).await,
+            ToCoordinator::Renew => {
+                if !member.rates.proofs.allows(Instant::now()) {
+                    return Err(Refused::Protocol("a node asks to be asked too often").into());
+                }
+                self.ask().await
+            }
+            ToCoordinator::Attested(proof) => self.renew(&proof, member.id).await,
+            ToCoordinator::Prove { old, new } => {
+                if !member.rates.proofs.allows(Instant::now()) {
+                    return Err(Refused::Protocol("proofs are asked for too often").into());
+                }
+                let proof = netmap::consistency(&self.app.mesh.state(), old, new).unwrap_or_default();
+                self.send(&ToNode::Proven(Proven { old, new, proof })).await
+            }
+        }
+    }
+
+    /// A node runs on: it is told what it missed, and that all of it is current.
+    async fn beat(
+        &mut self,
+        heartbeat: &Heartbeat,
+        member: &mut Member,
+        states: &mut watch::Receiver<Arc<MeshState>>,
+    ) -> Result<(), End> {
+        let state = self.app.mesh.state();
+        let node = check_member(&state, member.id)?;
+        heartbeat.verify(&node.identity_key, &self.connection.exporter).map_err(Refused::from)?;
+        if member.heartbeat.is_some_and(|last| heartbeat.sequence <= last) {
+            return Err(Refused::Protocol("a heartbeat that was sent before").into());
+        }
+        member.heartbeat = Some(heartbeat.sequence);
+        let granted =
+            node.statements().into_iter().find(|statement| statement.evidence.kind() == Kind::Identity);
+        if granted.is_some_and(|statement| statement.moment.runtime_digest != heartbeat.runtime_digest) {
+            let why = "its agent is not the one that it was granted a key for".to_owned();
+            self.app
+                .mesh
+                .suspend(member.id, Suspension::Evidence { why }, now())
+                .await
+                .map_err(Refused::from)?;
+            return Err(Refused::Protocol("the agent's executable changed while it ran").into());
+        }
+        self.app.leases.heard(member.id);
+        if !node.is_active() {
+            self.app.mesh.resume(member.id, now()).await.map_err(Refused::from)?;
+        }
+        self.tell_changes(states, member.id).await?;
+        let Some(known) = self.known.filter(|_| self.app.leases.vouches()) else { return Ok(()) };
+        self.send(&ToNode::Beat(Beat { sequence: heartbeat.sequence, revision: known.revision })).await
+    }
+
+    /// Asks the node to show what it is, unless it was asked already.
+    async fn ask(&mut self) -> Result<(), End> {
+        if self.asked.as_ref().is_some_and(|asked| Instant::now() < asked.until) {
+            return Ok(());
+        }
+        let (request, secret) = self.request()?;
+        self.send(&ToNode::Attest(request.clone())).await?;
+        self.asked = Some(Asked { request, secret, until: Instant::now() + EVIDENCE });
+        Ok(())
+    }
+
+    async fn ask_where_due(&mut self, id: NodeId) -> Result<(), End> {
+        let state = self.app.mesh.state();
+        let node = check_member(&state, id)?;
+        let after = state.policy_of(node).reattest_after();
+        let due = node.evidence_since().is_some_and(|since| now().saturating_since(since) >= after);
+        let wanting = matches!(&node.membership, Membership::Suspended(Suspension::Evidence { .. }));
+        if due || wanting { self.ask().await } else { Ok(()) }
+    }
+
+    /// New evidence: a new grant, or none any more.
+    async fn renew(&mut self, proof: &Proof, id: NodeId) -> Result<(), End> {
+        let asked = self.asked.take().ok_or(Refused::Protocol("evidence that nobody asked for"))?;
+        let state = self.app.mesh.state();
+        let node = check_member(&state, id)?;
+        let subject = Subject { wireguard_key: proof.wireguard_key, ..node.subject(state.mesh) };
+        let exporter = &self.connection.exporter;
+        let verified = proof.verify(&subject, &asked.request, &asked.secret, exporter, now());
+        let statements = verified.map_err(Refused::from)?;
+        match self.app.mesh.renew(id, proof.wireguard_key, statements, now()).await {
+            Ok(_) => Ok(()),
+            Err(refused) => {
+                self.app.mesh.note_refusal(refused.shown(Some(id), &node.name, &node.cluster, now())).await;
+                if let Refused::Evidence(rejection) = &refused {
+                    // Whoever is not what it was is cut off at once, and may show something better.
+                    warn!(node = %id, why = %rejection.why, "evidence refused");
+                    let why = Suspension::Evidence { why: rejection.why.clone() };
+                    self.app.mesh.suspend(id, why, now()).await.map_err(Refused::from)?;
+                    return Ok(());
+                }
+                Err(refused.into())
             }
         }
     }
@@ -330,11 +523,8 @@ async fn store_endpoints(mesh: &Mesh, id: NodeId, unstored: &mut Option<Vec<Sock
     }
 }
 
-fn check_active(state: &MeshState, id: NodeId) -> Result<(), Refused> {
-    match state.nodes.get(&id).map(|node| &node.membership) {
-        Some(Membership::Active) => Ok(()),
-        Some(Membership::Revoked(_)) | None => Err(Refused::Revoked),
-    }
+fn check_member(state: &MeshState, id: NodeId) -> Result<&Arc<NodeRecord>, Refused> {
+    state.nodes.get(&id).filter(|node| !node.is_revoked()).ok_or(Refused::Revoked)
 }
 
 /// The reports on tunnels to peers that exist, one each.

@@ -10,17 +10,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carrick_types::{CaPin, Cidr, CoordinatorSecret, Credential, MeshId, Role};
+use carrick_attest::{Bundle, Bytes, Signed, SignedBundle, policy::ClusterPolicy};
+use carrick_types::{CaPin, Cidr, CoordinatorSecret, Credential, MeshId, OperatorSecret, Role, UnixTime};
+use carrick_wire::log::{Decision, Entry};
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
 use crate::{
     error::StartError,
     files::{self, failed},
+    operator::{BUNDLE_LIFETIME, HeldOperator},
     state::Overlay,
     store::{CredentialRecord, Founding, Store},
     tls::{self, Authority, TlsError},
 };
+
+/// The operator's key, until `carrick operator init` names another operator.
+const OPERATOR_KEY: &str = "operator.key";
 
 /// A data directory that this process alone uses.
 #[derive(Debug)]
@@ -34,6 +40,7 @@ pub(crate) struct DataDir {
 pub(crate) struct Contents {
     pub(crate) authority: Authority,
     pub(crate) signing_key: CoordinatorSecret,
+    pub(crate) operator: HeldOperator,
     pub(crate) store: Store,
     pub(crate) first_start: bool,
 }
@@ -91,25 +98,28 @@ impl DataDir {
     pub(crate) fn read_or_found(
         &self,
         overlay: Option<Cidr>,
+        now: UnixTime,
         profile: impl FnOnce(),
     ) -> Result<Contents, StartError> {
         let database = self.database();
         let first_start = !database.try_exists().map_err(failed("read", &database))?;
         if first_start {
-            self.found(overlay, profile)?;
+            self.found(overlay, now, profile)?;
         }
         let authority = self.authority()?;
         let signing_key = self.signing_key()?;
         let store = Store::open(&database)?;
-        if let (Some(asked), fixed) = (overlay, store.load()?.overlay.v4())
+        if let (Some(asked), fixed) = (overlay, store.overlay()?)
             && asked != fixed
         {
             return Err(StartError::OverlayFixed(fixed));
         }
-        Ok(Contents { authority, signing_key, store, first_start })
+        let operator = HeldOperator::new(self.path.join(OPERATOR_KEY), self.operator()?);
+        operator.retire(&store.bundle()?.operator);
+        Ok(Contents { authority, signing_key, operator, store, first_start })
     }
 
-    fn found(&self, overlay: Option<Cidr>, profile: impl FnOnce()) -> Result<(), StartError> {
+    fn found(&self, overlay: Option<Cidr>, now: UnixTime, profile: impl FnOnce()) -> Result<(), StartError> {
         let mesh = MeshId::from_bytes(random()?);
         let overlay = overlay.unwrap_or_else(Overlay::default_v4);
         if Overlay::new(mesh, overlay).is_none() {
@@ -118,16 +128,23 @@ impl DataDir {
         let key = self.text_or("ca.key", || tls::new_key().map_err(certificate))?;
         self.text_or("ca.crt", || tls::new_authority(&key).map_err(certificate))?;
         let ca = self.authority()?.pin();
-        let signing_key = self.path.join("signing.key");
-        if files::read(&signing_key)?.is_none() {
-            files::write_private(&signing_key, &random::<32>()?)?;
+        for name in ["signing.key", OPERATOR_KEY] {
+            let path = self.path.join(name);
+            if files::read(&path)?.is_none() {
+                files::write_private(&path, &random::<32>()?)?;
+            }
         }
+        let operator = self.operator()?.ok_or(StartError::MissingFile(self.path.join(OPERATOR_KEY)))?;
+        let bundle = first_bundle(mesh, &self.signing_key()?, &operator, now);
         let credentials = vec![
             self.credential(&self.viewer_credential(), Role::Viewer, ca)?,
             self.credential(&self.admin_credential(), Role::Admin, ca)?,
         ];
         profile();
-        Store::create(&self.database(), &Founding { mesh, overlay, credentials })?;
+        let sha256 = Bytes(Sha256::digest(bundle.bundle.text()).into());
+        let decision = Decision::BundlePublished { version: 1, operator: bundle.operator, sha256 };
+        let entry = Entry { at: now, decision };
+        Store::create(&self.database(), &Founding { mesh, overlay, credentials, bundle, entry })?;
         info!(%mesh, dir = %self.path.display(), "mesh made");
         Ok(())
     }
@@ -138,12 +155,18 @@ impl DataDir {
     }
 
     fn signing_key(&self) -> Result<CoordinatorSecret, StartError> {
-        let path = self.path.join("signing.key");
-        let bytes = files::read(&path)?.ok_or(StartError::MissingFile(path))?;
-        bytes
-            .try_into()
-            .map(CoordinatorSecret::from_bytes)
-            .map_err(|_| self.damaged("signing.key", "not 32 bytes"))
+        let key = self.key("signing.key")?.ok_or(StartError::MissingFile(self.path.join("signing.key")))?;
+        Ok(CoordinatorSecret::from_bytes(key))
+    }
+
+    /// The operator's key, where it is held here.
+    fn operator(&self) -> Result<Option<OperatorSecret>, StartError> {
+        Ok(self.key(OPERATOR_KEY)?.map(OperatorSecret::from_bytes))
+    }
+
+    fn key(&self, name: &str) -> Result<Option<[u8; 32]>, StartError> {
+        let Some(bytes) = files::read(&self.path.join(name))? else { return Ok(None) };
+        bytes.try_into().map(Some).map_err(|_| self.damaged(name, "not 32 bytes"))
     }
 
     /// The credential that a first start before this one left, or a new one.
@@ -182,6 +205,28 @@ impl DataDir {
     fn damaged(&self, name: &str, why: &str) -> StartError {
         StartError::DamagedFile { path: self.path.join(name), why: why.to_owned() }
     }
+}
+
+/// A policy under which a join token admits to every cluster.
+fn first_bundle(
+    mesh: MeshId,
+    signing_key: &CoordinatorSecret,
+    operator: &OperatorSecret,
+    now: UnixTime,
+) -> SignedBundle {
+    let bundle = Bundle {
+        mesh,
+        version: 1,
+        expires_at: now.saturating_add(BUNDLE_LIFETIME),
+        coordinator_key: signing_key.public(),
+        former_operators: vec![],
+        // Only where an operator asks for it.
+        rotate_keys_s: u32::MAX,
+        log_restart: None,
+        default: ClusterPolicy::default(),
+        clusters: std::collections::BTreeMap::new(),
+    };
+    SignedBundle { operator: operator.public(), successions: vec![], bundle: Signed::seal(&bundle, operator) }
 }
 
 /// Writes the command line's profile, unless there is one. Without it an operator has to name coordinator and credential, so a
@@ -239,8 +284,16 @@ fn certificate(error: TlsError) -> StartError {
 mod tests {
     use super::*;
 
-    const FILES: [&str; 6] =
-        ["ca.key", "ca.crt", "signing.key", "viewer.credential", "admin.credential", "carrick.db"];
+    const NOW: UnixTime = UnixTime::from_millis(1000);
+    const FILES: [&str; 7] = [
+        "ca.key",
+        "ca.crt",
+        "signing.key",
+        "operator.key",
+        "viewer.credential",
+        "admin.credential",
+        "carrick.db",
+    ];
 
     #[test]
     fn a_first_start_that_was_killed_at_any_file_is_completed_by_the_next() {
@@ -289,7 +342,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         start(dir.path());
         fs::remove_file(dir.path().join("ca.key")).unwrap();
-        let error = DataDir::open(dir.path()).unwrap().read_or_found(None, || {}).err().unwrap();
+        let error = DataDir::open(dir.path()).unwrap().read_or_found(None, NOW, || {}).err().unwrap();
         assert!(error.to_string().contains("ca.key is missing"), "{error}");
     }
 
@@ -297,7 +350,10 @@ mod tests {
     fn the_overlay_range_is_fixed_when_the_mesh_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let read = |overlay: &str| {
-            DataDir::open(dir.path()).unwrap().read_or_found(Some(overlay.parse().unwrap()), || {}).map(drop)
+            DataDir::open(dir.path())
+                .unwrap()
+                .read_or_found(Some(overlay.parse().unwrap()), NOW, || {})
+                .map(drop)
         };
         assert!(matches!(read("fd00::/48"), Err(StartError::Overlay(_))));
         read("10.200.0.0/16").unwrap();
@@ -306,6 +362,6 @@ mod tests {
 
     /// Whether this was a first start.
     fn start(dir: &Path) -> bool {
-        DataDir::open(dir).unwrap().read_or_found(None, || {}).unwrap().first_start
+        DataDir::open(dir).unwrap().read_or_found(None, NOW, || {}).unwrap().first_start
     }
 }

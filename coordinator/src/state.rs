@@ -3,13 +3,19 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use carrick_attest::{Bundle, SignedBundle, Statement, Subject, TrustedBundle, policy::ClusterPolicy};
 use carrick_types::{
     Cidr, ClusterName, IdentityKey, MeshId, NodeId, NodeName, Revision, UnixTime, WireGuardKey,
+    check_prefix_claim,
 };
-use carrick_wire::api::{Evidence, Revocation};
+use carrick_wire::{
+    api::Revocation,
+    hello::{Head, Trust},
+    log::tree::Tree,
+};
 use sha2::{Digest as _, Sha256};
 
 /// Everything that is committed. Never changes: a change makes the next one.
@@ -20,6 +26,39 @@ pub(crate) struct MeshState {
     pub(crate) revision: Revision,
     /// Revoked nodes included; a node never leaves the list.
     pub(crate) nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
+    pub(crate) bundle: Arc<PublishedBundle>,
+    pub(crate) log: LogState,
+}
+
+/// The operator's policy bundle, as it was signed and as it was read.
+#[derive(Debug)]
+pub(crate) struct PublishedBundle {
+    pub(crate) signed: SignedBundle,
+    pub(crate) trusted: TrustedBundle,
+}
+
+/// The log as it stood at one moment. Its tree only grows, so that it proves what was true then at any later time.
+#[derive(Debug, Clone)]
+pub(crate) struct LogState {
+    pub(crate) head: Head,
+    /// The head, signed: a C2SP checkpoint.
+    pub(crate) checkpoint: Arc<str>,
+    pub(crate) tree: SharedTree,
+}
+
+/// The log's tree. One thread appends, any may ask for proofs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedTree(Arc<RwLock<Tree>>);
+
+impl SharedTree {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Tree> {
+        // No code that holds the lock can leave the tree half changed.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Tree> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A node as the store has it.
@@ -34,7 +73,13 @@ pub(crate) struct NodeRecord {
     pub(crate) overlay_index: u32,
     pub(crate) prefixes: Vec<Cidr>,
     pub(crate) endpoints: Vec<SocketAddr>,
-    pub(crate) evidence: Vec<Evidence>,
+    /// The text of each statement that its grant names.
+    pub(crate) statements: Arc<[String]>,
+    /// Its grant; once it is revoked, its revocation.
+    pub(crate) logged: LoggedEntry,
+    /// The last revision in which peers had to be shown its grant.
+    pub(crate) grant_revision: Revision,
+    pub(crate) trust: Trust,
     pub(crate) version: String,
     pub(crate) joined_at: UnixTime,
     /// The last revision in which a netmap showed a change of this node.
@@ -46,18 +91,86 @@ pub(crate) struct NodeRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Membership {
     Active,
+    /// Not now: its lease lapsed.
+    Suspended(Suspension),
+    /// Never again.
     Revoked(Revocation),
+}
+
+/// Why peers do not accept a node for now.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub(crate) enum Suspension {
+    /// Nothing was heard of it: it is accepted again as soon as something is.
+    Silent,
+    /// Its evidence is not enough, or too old: it has to show new evidence.
+    Evidence { why: String },
+}
+
+impl Suspension {
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Silent => "no heartbeat arrived in time",
+            Self::Evidence { why } => why,
+        }
+    }
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LoggedEntry {
+    pub(crate) position: u64,
+    pub(crate) text: Arc<str>,
 }
 
 impl NodeRecord {
     pub(crate) const fn is_active(&self) -> bool {
         matches!(self.membership, Membership::Active)
     }
+
+    pub(crate) const fn is_revoked(&self) -> bool {
+        matches!(self.membership, Membership::Revoked(_))
+    }
+
+    /// What it showed for its grant.
+    pub(crate) fn statements(&self) -> Vec<Statement> {
+        self.statements.iter().filter_map(|text| Statement::from_text(text)).collect()
+    }
+
+    /// Whose evidence that is.
+    pub(crate) fn subject(&self, mesh: MeshId) -> Subject {
+        Subject {
+            mesh,
+            cluster: self.cluster.clone(),
+            identity_key: self.identity_key,
+            wireguard_key: self.wireguard_key,
+        }
+    }
+
+    /// When the oldest of its evidence that grows old was appraised.
+    pub(crate) fn evidence_since(&self) -> Option<UnixTime> {
+        let ages = |statement: &Statement| statement.evidence.kind().ages();
+        self.statements().into_iter().filter(ages).map(|statement| statement.appraised_at).min()
+    }
 }
 
 impl MeshState {
+    /// The nodes that peers accept.
     pub(crate) fn active(&self) -> impl Iterator<Item = &Arc<NodeRecord>> {
         self.nodes.values().filter(|node| node.is_active())
+    }
+
+    /// The nodes that are not revoked: their names and networks are theirs also while they are suspended.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<NodeRecord>> {
+        self.nodes.values().filter(|node| !node.is_revoked())
+    }
+
+    pub(crate) fn policy(&self) -> &Bundle {
+        self.bundle.trusted.get()
+    }
+
+    pub(crate) fn policy_of(&self, node: &NodeRecord) -> &ClusterPolicy {
+        self.policy().policy(&node.cluster)
     }
 
     /// Finds a node by what people call it: its id, or its name; of several revoked ones, the last to join.
@@ -68,7 +181,7 @@ impl MeshState {
         self.nodes
             .values()
             .filter(|node| node.name.as_str() == id_or_name)
-            .max_by_key(|node| (node.is_active(), node.overlay_index))
+            .max_by_key(|node| (!node.is_revoked(), node.overlay_index))
     }
 
     /// The state after a node was added or changed.
@@ -100,9 +213,10 @@ impl Overlay {
     }
 
     /// The overlay of a mesh. Its IPv6 range follows from the mesh id (RFC 4193): `fd` and five bytes of a hash.
-    /// `None` where `v4` is no IPv4 range of /8 to /28.
+    /// `None` where `v4` is no private IPv4 range of /8 to /28.
     pub(crate) fn new(mesh: MeshId, v4: Cidr) -> Option<Self> {
-        if !v4.address().is_ipv4() || !(8..=28).contains(&v4.length()) {
+        let private = check_prefix_claim(&[v4], &[]).is_ok();
+        if !v4.address().is_ipv4() || !(8..=28).contains(&v4.length()) || !private {
             return None;
         }
         let digest = Sha256::digest(mesh.as_bytes());
@@ -143,7 +257,9 @@ impl Overlay {
 /// States for tests of the pure parts.
 #[cfg(test)]
 pub(crate) mod tests {
-    use carrick_types::{IdentitySecret, WireGuardSecret};
+    use carrick_attest::{Signed, policy::ClusterPolicy};
+    use carrick_types::{CoordinatorSecret, IdentitySecret, OperatorPin, OperatorSecret, WireGuardSecret};
+    use carrick_wire::log::tree::empty_head;
 
     use super::*;
 
@@ -151,13 +267,59 @@ pub(crate) mod tests {
         text.parse().unwrap()
     }
 
+    pub(crate) fn mesh() -> MeshId {
+        MeshId::from_bytes([1; 16])
+    }
+
+    pub(crate) fn operator() -> OperatorSecret {
+        OperatorSecret::from_bytes([6; 32])
+    }
+
+    pub(crate) fn signing_key() -> CoordinatorSecret {
+        CoordinatorSecret::from_bytes([5; 32])
+    }
+
+    /// Version 1: a join token admits to every cluster.
+    pub(crate) fn bundle() -> Bundle {
+        Bundle {
+            mesh: mesh(),
+            version: 1,
+            expires_at: UnixTime::from_millis(u64::MAX),
+            coordinator_key: signing_key().public(),
+            former_operators: vec![],
+            rotate_keys_s: 86_400,
+            log_restart: None,
+            default: ClusterPolicy::default(),
+            clusters: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn signed(bundle: &Bundle) -> SignedBundle {
+        SignedBundle {
+            operator: operator().public(),
+            successions: vec![],
+            bundle: Signed::seal(bundle, &operator()),
+        }
+    }
+
+    pub(crate) fn published(signed: SignedBundle) -> PublishedBundle {
+        let trusted = signed.open(&OperatorPin::of(&operator().public()), &mesh()).unwrap();
+        PublishedBundle { signed, trusted }
+    }
+
     pub(crate) fn empty() -> MeshState {
-        let mesh = MeshId::from_bytes([1; 16]);
+        let mesh = mesh();
         MeshState {
             mesh,
             overlay: Overlay::new(mesh, cidr("100.64.0.0/10")).unwrap(),
             revision: Revision(0),
             nodes: BTreeMap::new(),
+            bundle: Arc::new(published(signed(&bundle()))),
+            log: LogState {
+                head: Head { size: 0, head: carrick_attest::Bytes(empty_head()) },
+                checkpoint: "".into(),
+                tree: SharedTree::default(),
+            },
         }
     }
 
@@ -172,7 +334,10 @@ pub(crate) mod tests {
             overlay_index: u32::from(n),
             prefixes: vec![Cidr::containing(IpAddr::from([10, n, 0, 0]), 24).unwrap()],
             endpoints: vec![],
-            evidence: vec![],
+            statements: Arc::new([]),
+            logged: LoggedEntry { position: 0, text: "".into() },
+            grant_revision: Revision(revision),
+            trust: Trust::Evidence,
             version: String::new(),
             joined_at: UnixTime::from_millis(0),
             revision: Revision(revision),

@@ -194,7 +194,7 @@ async fn metrics_count_nodes_sessions_and_refusals() {
     })
     .await;
     let node: ApiNode = coordinator.get("/v1/nodes/a").await;
-    assert_eq!(node.evidence[0].kind, "join-token");
+    assert_eq!(node.evidence[0].kind.as_str(), "join-token");
     drop(member);
     coordinator.stop().await;
 }

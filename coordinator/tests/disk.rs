@@ -59,7 +59,7 @@ async fn on_a_small_disk() {
     fs::remove_file(&ballast).unwrap();
     eventually("ready again", || async { coordinator.ask("GET", "/readyz", None).await.status == 200 }).await;
     let b = coordinator.join(&Node::new(2, "b"), Some(&kept)).await.unwrap();
-    member.until("the peer that joined after", |netmap| netmap.peers.contains_key(&b.welcome.node)).await;
+    member.until("the peer that joined after", |view| view.members.contains_key(&b.welcome.node)).await;
     coordinator.stop().await;
 
     let coordinator = start(dir.path()).await;

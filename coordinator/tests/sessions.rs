@@ -9,6 +9,7 @@ use std::time::Duration;
 use carrick_types::{Revision, TokenSeed};
 use carrick_wire::{
     api::{Node as ApiNode, NodeState, Token, Topology},
+    hello::Have,
     session::{LinkReport, MAX_TO_COORDINATOR, Refusal, RefusalCode, ToCoordinator, ToNode, VERSION},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -27,16 +28,16 @@ async fn a_node_joins_is_told_its_peers_and_reports_itself() {
         .unwrap();
     assert_eq!(a.welcome.observed_ip.to_string(), "127.0.0.1");
     assert_eq!(a.welcome.stun_port, Some(coordinator.stun_port));
-    assert_eq!(a.netmap.own.overlay_v4.to_string(), "100.64.0.1");
+    assert_eq!(a.view().own.overlay_v4.to_string(), "100.64.0.1");
     let b = coordinator.join(&Node::new(2, "b"), Some(&token)).await.unwrap();
-    assert_eq!(b.netmap.peers[&a.welcome.node].allowed_ips[2].to_string(), "10.1.0.0/24");
-    a.until("the peer", |netmap| netmap.peers.contains_key(&b.welcome.node)).await;
+    assert_eq!(b.view().members[&a.welcome.node].grant.allowed_ips[2].to_string(), "10.1.0.0/24");
+    a.until("the peer", |view| view.members.contains_key(&b.welcome.node)).await;
 
     let mut b = b;
     let candidates = vec!["192.0.2.2:51820".parse().unwrap(), "192.0.2.2:51820".parse().unwrap()];
     b.session.say(&ToCoordinator::Endpoints { candidates }).await;
     let id = b.welcome.node;
-    a.until("its endpoint", |netmap| netmap.peers[&id].endpoints.len() == 1).await;
+    a.until("its endpoint", |view| view.members[&id].endpoints.len() == 1).await;
     a.session.say(&ToCoordinator::Links { links: vec![link(id), link(a.welcome.node)] }).await;
     eventually("one link, to a peer", || async {
         let topology: Topology = coordinator.get("/v1/topology").await;
@@ -124,18 +125,19 @@ async fn a_node_that_comes_back_with_a_revision_gets_what_it_missed() {
     let token = coordinator.token("east", 9).await;
     let a = coordinator.join(&Node::new(1, "a"), Some(&token)).await.unwrap();
     let b = coordinator.join(&Node::new(2, "b"), Some(&token)).await.unwrap();
-    let seen = b.netmap.revision;
+    let seen = Have { revision: Some(b.view().revision), log: b.witness.head() };
     drop(b);
     let c = coordinator.join(&Node::new(3, "c"), Some(&token)).await.unwrap();
 
-    let back = Node { have: Some(seen), ..Node::new(2, "b") };
+    let back = Node { have: seen, ..Node::new(2, "b") };
     let mut session = welcomed(&coordinator, &back).await;
     let Some(ToNode::Delta(delta)) = session.next().await else { panic!("no delta") };
-    assert_eq!((delta.from, delta.to), (seen, seen.next()));
+    let from = seen.revision.unwrap();
+    assert_eq!((delta.from, delta.to), (from, from.next()));
     assert_eq!(delta.upserts.iter().map(|peer| peer.id).collect::<Vec<_>>(), [c.welcome.node]);
     assert_eq!((delta.removes, delta.own), (vec![], None));
 
-    let ahead = Node { have: Some(Revision(99)), ..Node::new(2, "b") };
+    let ahead = Node { have: Have { revision: Some(Revision(99)), ..seen }, ..Node::new(2, "b") };
     let mut session = welcomed(&coordinator, &ahead).await;
     assert!(
         matches!(session.next().await, Some(ToNode::Netmap(_))),
@@ -157,7 +159,7 @@ async fn a_revoked_node_is_cut_off_at_once_and_its_keys_never_come_back() {
     let answer = coordinator.ask("POST", "/v1/nodes/a/revoke", Some(r#"{"reason":"stolen"}"#)).await;
     assert_eq!(answer.json::<ApiNode>().state, NodeState::Revoked);
     assert_eq!(a.session.refused().await.code, RefusalCode::Revoked);
-    b.until("the peer's end", |netmap| !netmap.peers.contains_key(&id)).await;
+    b.until("the peer's end", |view| !view.members.contains_key(&id)).await;
     let again = coordinator.ask("POST", &format!("/v1/nodes/{id}/revoke"), None).await;
     assert_eq!(again.json::<ApiNode>().revoked.unwrap().reason.as_deref(), Some("stolen"));
 
@@ -208,7 +210,7 @@ async fn junk_unknown_versions_and_oversized_frames_end_one_session_and_no_other
         assert_eq!(stranger.refused().await.code, RefusalCode::Protocol, "{what}, before the hello");
     }
     coordinator.join(&Node::new(3, "third"), Some(&token)).await.map(drop).unwrap();
-    quiet.until("the third node", |netmap| netmap.peers.len() == 2).await;
+    quiet.until("the third node", |view| view.members.len() == 2).await;
     coordinator.stop().await;
 }
 
@@ -283,8 +285,8 @@ async fn a_stop_says_goodbye_to_every_session_and_a_start_knows_everybody() {
 
     let coordinator = start(dir.path()).await;
     let back = coordinator.join(&Node::new(1, "a"), None).await.unwrap();
-    assert_eq!(back.netmap.own, a.netmap.own);
-    assert_eq!(back.netmap.peers.len(), 1);
+    assert_eq!(back.view().own, a.view().own);
+    assert_eq!(back.view().members.len(), 1);
     coordinator.stop().await;
 }
 

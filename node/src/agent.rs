@@ -4,28 +4,33 @@ use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant, SystemTime},
+    pin::pin,
+    time::{Duration, Instant},
 };
 
+use carrick_attest::Evidence;
 use carrick_dataplane::LinkState;
-use carrick_types::{Cidr, JoinToken, NodeName, UnixTime};
-use carrick_wire::{
-    netmap::NetmapView,
-    session::{LinkReport, MAX_ENDPOINTS, RefusalCode, ToCoordinator},
+use carrick_trust::{Deadlines, Distrust, Leases, Member, Question as LogQuestion, View};
+use carrick_types::{Cidr, ClusterName, LeaseProfile, NodeId};
+use carrick_wire::session::{LinkReport, MAX_ENDPOINTS, RefusalCode, ToCoordinator, ToNode};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     Config, Enrolment, NodeError,
+    attester::AttesterError,
     backoff::Backoff,
+    gossip::{self, Gossip},
     host,
+    identity::{Identity, Question, now},
     netlink::{Interface, TABLE},
-    plan::{Plan, plan},
+    plan::{Plan, Standing, plan},
     session::{Opening, Session, SessionError},
     shard::{Command, Shard},
-    state::{Keys, Membership, StateDir},
     tun::Tun,
     udp::UdpSockets,
 };
@@ -33,7 +38,7 @@ use crate::{
 /// How often links are reported, where they changed.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// How often, in reports, this host's addresses are looked at.
+/// How often, in reports, this host's addresses are looked at, and keys and evidence for their age.
 const LOOK_AROUND: u64 = 5;
 
 /// How often, in reports, the coordinator is asked where datagrams come from.
@@ -42,84 +47,27 @@ const ASK_STUN: u64 = 25;
 /// A session that held so long was a good one: the next attempt comes soon.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 
-/// Who this node is.
-struct Identity {
-    state: StateDir,
-    keys: Keys,
-    membership: Membership,
-    /// The membership that is on disk. What is there already is not written again: a disk that is full later must not cost a session.
-    stored: Option<Membership>,
-    token: Option<JoinToken>,
-}
-
-impl Identity {
-    fn open(config: &Config) -> Result<Self, NodeError> {
-        let state = StateDir::open(&config.state_dir)?;
-        let keys = state.keys()?;
-        let stored = state.membership()?;
-        let mut membership = match (stored.clone(), &config.token) {
-            (None, None) => return Err(NodeError::NoToken),
-            (Some(membership), None) => membership,
-            (Some(membership), Some(token)) if membership.mesh == token.mesh => {
-                Membership { ca: token.ca, urls: token.urls.clone(), ..membership }
-            }
-            (Some(membership), Some(token)) => {
-                return Err(NodeError::OtherMesh {
-                    state_dir: state.path().to_owned(),
-                    member: membership.mesh,
-                    token: token.mesh,
-                });
-            }
-            (None, Some(token)) => {
-                let name = config.name.clone().or_else(hostname).ok_or(NodeError::NoName)?;
-                Membership::asked(token, name, Vec::new())
-            }
-        };
-        if let Some(prefixes) = &config.prefixes {
-            membership.prefixes.clone_from(prefixes);
-        }
-        Ok(Self { state, keys, membership, stored, token: config.token.clone() })
-    }
-
-    async fn session(
-        &mut self,
-        view: Option<&NetmapView>,
-        version: &str,
-        mark: bool,
-    ) -> Result<Session, NodeError> {
-        let session = Session::open(Opening {
-            membership: &self.membership,
-            keys: &self.keys,
-            token: self.token.as_ref(),
-            have: view.map(|view| view.revision),
-            version,
-            mark,
-        })
-        .await?;
-        self.membership.name = session.welcome.name.clone();
-        self.membership.cluster = session.welcome.cluster.clone();
-        if self.stored.as_ref() != Some(&self.membership) {
-            match self.state.set_membership(&self.membership) {
-                Ok(()) => self.stored = Some(self.membership.clone()),
-                // A disk that is full must not keep a running node from hearing of revocations.
-                Err(error) if view.is_some() => warn!(%error, "membership not stored"),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(session)
-    }
-}
+/// How often, in reports, peers are told of the head of the log.
+const GOSSIP: u64 = 30;
 
 pub(crate) async fn enrol(config: &Config) -> Result<Enrolment, NodeError> {
     let mut identity = Identity::open(config)?;
-    let mut session = identity.session(None, &config.version, false).await?;
-    let mut view = None;
-    session.update(&mut view).await?;
+    let opening = Opening::connect(identity.coordinates(false)).await?;
+    let question = identity.consider(&opening.challenge, &opening.exporter).await?;
+    let (question, evidence) = question.evidence().await.map_err(SessionError::from)?;
+    let hello = identity.hello(&question, evidence, None, &config.version);
+    let mut session = opening.introduce(hello).await?;
+    identity.welcomed(&session.welcome)?;
+    let ToNode::Netmap(netmap) = session.next().await? else {
+        return Err(SessionError::OutOfTurn("a netmap").into());
+    };
+    identity.witness.handle_netmap(netmap, now()).map_err(SessionError::from)?;
+    identity.remember();
     session.close().await;
-    let own = view.ok_or(SessionError::OutOfTurn("a netmap"))?.own;
+    let own = &identity.witness.view().ok_or(SessionError::OutOfTurn("a netmap"))?.own;
     Ok(Enrolment {
-        name: identity.membership.name,
-        cluster: identity.membership.cluster,
+        name: identity.membership.name.clone(),
+        cluster: identity.membership.cluster.clone(),
         overlay_ips: vec![own.overlay_v4.into(), own.overlay_v6.into()],
     })
 }
@@ -154,9 +102,12 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         port,
         shard,
         interface,
-        view: None,
+        leases: Leases::new(),
+        gossip: None,
         plan: Plan::default(),
         observed: BTreeSet::new(),
+        profiles: BTreeSet::new(),
+        doubted: BTreeSet::new(),
         warned_of_forwarding: false,
     };
     let outcome = tokio::select! {
@@ -180,19 +131,32 @@ struct Agent {
     port: u16,
     shard: Shard,
     interface: Interface,
-    view: Option<NetmapView>,
+    leases: Leases,
+    gossip: Option<Gossip>,
     plan: Plan,
     /// Where the coordinator saw this node's datagrams, or its session, come from.
     observed: BTreeSet<SocketAddr>,
+    /// The lease profiles that the plan was made with.
+    profiles: BTreeSet<LeaseProfile>,
+    /// The peers that were refused when the plan was made.
+    doubted: BTreeSet<NodeId>,
     warned_of_forwarding: bool,
 }
 
-/// What was last reported in a session.
+/// What was said in a session.
 #[derive(Default)]
-struct Reported {
+struct Said {
+    /// Whether the coordinator has told of the mesh.
+    begun: bool,
     endpoints: Vec<SocketAddr>,
     links: Vec<LinkReport>,
+    heartbeats: u64,
+    /// What the coordinator was asked about a head of the log that a peer told of.
+    asked: Option<LogQuestion>,
 }
+
+/// Evidence in the making.
+type Gathering = JoinHandle<Result<(Question, Vec<Evidence>), AttesterError>>;
 
 impl Agent {
     /// Opens one session after another. Ends only where going on makes no sense.
@@ -200,25 +164,68 @@ impl Agent {
         let mut backoff = Backoff::new();
         loop {
             let since = Instant::now();
-            let opened = self.identity.session(self.view.as_ref(), &self.config.version, true).await;
-            let error = match opened {
+            let error = match self.open().await {
                 Ok(session) => NodeError::Session(self.attend(session).await),
                 Err(error) => error,
             };
+            if matches!(error, NodeError::Session(SessionError::Distrusted(Distrust::Fork { .. }))) {
+                error!(%error, "the coordinator's log is not the one that this node, or a peer, has seen");
+            }
+            self.leases.handle_loss();
             self.judge(error)?;
+            self.follow().await;
             if since.elapsed() >= GOOD_SESSION {
                 backoff = Backoff::new();
             }
             let mut random = [0; 4];
             // Without randomness, the longest wait.
             let random = getrandom::fill(&mut random).map_or(u32::MAX, |()| u32::from_ne_bytes(random));
-            sleep(backoff.next(random)).await;
+            let pause = sleep(backoff.next(random));
+            self.while_leases_last(pause).await;
         }
+    }
+
+    async fn open(&mut self) -> Result<Session, NodeError> {
+        let connect = Opening::connect(self.identity.coordinates(true));
+        let opening = self.while_leases_last(connect).await?;
+        let question = self.identity.consider(&opening.challenge, &opening.exporter).await?;
+        let gathered = self.while_leases_last(question.evidence()).await;
+        let (question, evidence) = gathered.map_err(SessionError::from)?;
+        let revision = self.view().map(|view| view.revision);
+        let hello = self.identity.hello(&question, evidence, revision, &self.config.version);
+        let session = match self.while_leases_last(opening.introduce(hello)).await {
+            // The next key was granted, and the answer was lost.
+            Err(SessionError::Refused(refusal))
+                if refusal.code == RefusalCode::KeyTaken && self.identity.keys.next.is_some() =>
+            {
+                self.rotate().await;
+                return Err(SessionError::Refused(refusal).into());
+            }
+            session => session?,
+        };
+        self.identity.welcomed(&session.welcome)?;
+        Ok(session)
+    }
+
+    /// Waits for something, and meanwhile lets every lease lapse in time.
+    async fn while_leases_last<T>(&mut self, something: impl Future<Output = T>) -> T {
+        let mut something = pin!(something);
+        loop {
+            let lapse = self.next_lapse();
+            tokio::select! {
+                done = &mut something => return done,
+                () = sleep_until(lapse.into()) => self.follow().await,
+            }
+        }
+    }
+
+    fn view(&self) -> Option<&View> {
+        self.identity.witness.view()
     }
 
     /// A node that is revoked, or that never was welcome, ends; any other keeps its tunnels and tries again.
     fn judge(&self, error: NodeError) -> Result<(), NodeError> {
-        let running = self.view.is_some();
+        let running = self.view().is_some();
         let goes_on = match &error {
             NodeError::Session(SessionError::Refused(refusal)) if refusal.code == RefusalCode::Revoked => {
                 false
@@ -234,6 +241,7 @@ impl Agent {
             | NodeError::OtherMesh { .. }
             | NodeError::NoName
             | NodeError::NotAlone
+            | NodeError::Executable(_)
             | NodeError::PacketPath(_) => false,
         };
         if !goes_on {
@@ -251,43 +259,233 @@ impl Agent {
         if session.welcome.observed_ip != session.remote.ip() {
             self.observed.insert((session.welcome.observed_ip, self.port).into());
         }
-        let mut reported = Reported::default();
+        let mut said = Said::default();
+        let mut gathering: Option<Gathering> = None;
         let mut ticks = interval(REPORT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = self.heartbeats();
         let mut count = 0_u64;
         loop {
+            let lapse = self.next_lapse();
             let step = tokio::select! {
                 biased;
-                updated = session.update(&mut self.view) => {
-                    if updated.is_ok() {
-                        self.follow().await;
+                news = session.next() => match news {
+                    Ok(news) => {
+                        let pace = self.identity.witness.bundle().map(|bundle| bundle.get().heartbeat());
+                        let step = self.hear(news, &mut session, &mut said, &mut gathering).await;
+                        if self.identity.witness.bundle().map(|bundle| bundle.get().heartbeat()) != pace {
+                            beats = self.heartbeats();
+                        }
+                        step
                     }
-                    updated
+                    Err(error) => Err(error),
+                },
+                _ = beats.tick() => self.beat(&mut session, &mut said).await,
+                () = sleep_until(lapse.into()) => {
+                    self.follow().await;
+                    Ok(())
+                }
+                gathered = gathered(&mut gathering) => {
+                    gathering = None;
+                    self.show(gathered, &mut session).await
                 }
                 Some(address) = self.shard.observed.recv() => {
                     self.observed.insert(address);
-                    self.report_endpoints(&mut session, &mut reported).await
+                    self.report_endpoints(&mut session, &mut said).await
                 }
+                note = heard(self.gossip.as_ref()) => self.compare(&note, &mut session, &mut said).await,
                 _ = ticks.tick() => {
-                    let step = self.report(&mut session, &mut reported, count).await;
+                    let step = self.report(&mut session, &mut said, count).await;
                     count += 1;
                     step
                 }
             };
             if let Err(error) = step {
+                if let Some(gathering) = gathering {
+                    gathering.abort();
+                }
                 return error;
             }
         }
     }
 
-    /// Makes this host what the netmap says: first who may come in, then where packets go.
+    /// The pace of heartbeats; the first is due at once.
+    fn heartbeats(&self) -> tokio::time::Interval {
+        let pace = self.identity.witness.bundle().map(|bundle| bundle.get().heartbeat());
+        let mut beats = interval(pace.unwrap_or(LeaseProfile::Available.heartbeat()));
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beats
+    }
+
+    /// Takes news from the coordinator.
+    async fn hear(
+        &mut self,
+        news: ToNode,
+        session: &mut Session,
+        said: &mut Said,
+        gathering: &mut Option<Gathering>,
+    ) -> Result<(), SessionError> {
+        let witness = &mut self.identity.witness;
+        match news {
+            ToNode::Netmap(netmap) => {
+                debug!(revision = %netmap.revision, "whole netmap");
+                witness.handle_netmap(netmap, now())?;
+                self.begin(session, said);
+                self.believe().await;
+            }
+            ToNode::Delta(delta) => {
+                debug!(from = %delta.from, to = %delta.to, "netmap changes");
+                witness.handle_delta(delta, now())?;
+                self.begin(session, said);
+                self.believe().await;
+            }
+            ToNode::Bundle(bundle) => {
+                witness.handle_bundle(&bundle, now())?;
+                self.believe().await;
+            }
+            ToNode::Beat(beat) => {
+                // Of a netmap that is newer than the one at hand, nothing is known yet.
+                if witness.view().is_some_and(|view| beat.revision <= view.revision) {
+                    self.leases.handle_beat(beat.sequence);
+                    if self.plan.restrained {
+                        self.follow().await;
+                    }
+                }
+            }
+            ToNode::Attest(request) => {
+                let question = self.identity.question(&request, &session.exporter).await?;
+                *gathering = Some(tokio::spawn(question.evidence()));
+            }
+            ToNode::Proven(proven) => {
+                if let Some(question) = said.asked.take()
+                    && let Some(again) = witness.handle_proven(question, &proven.proof)?
+                {
+                    return self.ask(again, session, said).await;
+                }
+            }
+            ToNode::Challenge(_) | ToNode::Welcome(_) | ToNode::Refused(_) => {
+                return Err(SessionError::OutOfTurn("news"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first netmap, or delta, of a session vouches as of the hello that it follows.
+    fn begin(&mut self, session: &Session, said: &mut Said) {
+        if !std::mem::replace(&mut said.begun, true) {
+            self.leases.handle_session(session.since);
+        }
+    }
+
+    /// Acts upon what is believed now.
+    async fn believe(&mut self) {
+        self.identity.remember();
+        let granted = self.view().map(|view| view.own.wireguard_key);
+        if granted.is_some() && granted == self.identity.keys.next.as_ref().map(|next| next.public()) {
+            self.rotate().await;
+        }
+        self.follow().await;
+    }
+
+    /// Puts the key that follows to use.
+    async fn rotate(&mut self) {
+        self.identity.rotate();
+        let secret = self.identity.keys.wireguard.clone();
+        info!(public_key = %secret.public(), "WireGuard key rotated");
+        // Fails only when the packet path has ended, which `run` is told as well.
+        let _ = self.shard.command(Command::Rotate(secret)).await;
+    }
+
+    async fn beat(&mut self, session: &mut Session, said: &mut Said) -> Result<(), SessionError> {
+        said.heartbeats += 1;
+        let heartbeat = self.identity.heartbeat(&session.exporter, said.heartbeats);
+        self.leases.handle_heartbeat(said.heartbeats, Instant::now());
+        session.send(&ToCoordinator::Heartbeat(heartbeat)).await
+    }
+
+    /// Shows evidence that was asked for. Where there is none, the coordinator asks again.
+    async fn show(
+        &mut self,
+        gathered: Result<(Question, Vec<Evidence>), AttesterError>,
+        session: &mut Session,
+    ) -> Result<(), SessionError> {
+        match gathered {
+            Ok((question, evidence)) => {
+                let proof = self.identity.proof(&question, evidence);
+                session.send(&ToCoordinator::Attested(Box::new(proof))).await
+            }
+            Err(error) => {
+                warn!(%error, "no evidence to show");
+                Ok(())
+            }
+        }
+    }
+
+    /// Compares the head of the log that a peer tells of with the ones that were seen here. One question at a time: a peer that tells
+    /// nonsense must not keep the coordinator busy.
+    async fn compare(
+        &mut self,
+        note: &str,
+        session: &mut Session,
+        said: &mut Said,
+    ) -> Result<(), SessionError> {
+        match self.identity.witness.handle_gossip(note)? {
+            Some(question) if said.asked.is_none() => self.ask(question, session, said).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn ask(
+        &self,
+        question: LogQuestion,
+        session: &mut Session,
+        said: &mut Said,
+    ) -> Result<(), SessionError> {
+        let (old, new) = question.sizes();
+        said.asked = Some(question);
+        session.send(&ToCoordinator::Prove { old, new }).await
+    }
+
+    /// What the leases of a profile allow now.
+    fn standing(&self, profile: LeaseProfile) -> Standing {
+        let Deadlines { pass, admit } = self.leases.deadlines(profile);
+        let now = Instant::now();
+        let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        match (over(pass), over(admit)) {
+            (true, _) => Standing::Lapsed,
+            (false, true) => Standing::Frozen,
+            (false, false) => Standing::Current,
+        }
+    }
+
+    /// When a lease changes its standing next; in an hour at the latest.
+    fn next_lapse(&self) -> Instant {
+        let now = Instant::now();
+        let used = self.profiles.iter().map(|profile| self.leases.deadlines(*profile));
+        let ahead = used.flat_map(|Deadlines { pass, admit }| [pass, admit]).flatten();
+        ahead.filter(|deadline| *deadline > now).min().unwrap_or(now + Duration::from_secs(3600))
+    }
+
+    /// Makes this host what is believed of the mesh: first who may come in, then where packets go.
     async fn follow(&mut self) {
-        let Some(view) = &self.view else { return };
+        let witness = &self.identity.witness;
+        let (Some(view), Some(bundle)) = (witness.view(), witness.bundle()) else { return };
+        // The shorter of both leases holds for a tunnel: this node's own, and its peer's.
+        let profile_in = |cluster: &ClusterName| bundle.get().policy(cluster).lease;
+        let own = profile_in(&self.identity.membership.cluster);
+        let profile = |peer: &Member| own.max(profile_in(&peer.grant.cluster));
+        let profiles = view.members.values().map(profile).collect();
         let local = host::local_addresses(&self.config.interface);
         let networks: Vec<Cidr> = local.iter().map(|address| address.network).collect();
-        let new = plan(view, &networks);
+        let new = plan(view, &networks, |peer| self.standing(profile(peer)));
         for (prefix, peer, network) in new.hidden.iter().filter(|hidden| !self.plan.hidden.contains(hidden)) {
             warn!(%prefix, %peer, %network, "prefix of a peer not routed: this host is in that network itself");
+        }
+        for (peer, doubt) in view.doubted.iter().filter(|(id, _)| !self.doubted.contains(*id)) {
+            warn!(%peer, %doubt, "peer refused");
+        }
+        if new.restrained && !self.plan.restrained {
+            warn!("leases lapsed: the coordinator does not vouch for the mesh");
         }
         if !self.warned_of_forwarding && !view.own.prefixes.is_empty() && host::forwards() == (false, false) {
             warn!(
@@ -295,24 +493,29 @@ impl Agent {
             );
             self.warned_of_forwarding = true;
         }
-        let revision = view.revision;
-        let removes = self.plan.peers.keys().filter(|key| !new.peers.contains_key(key)).copied().collect();
-        let changed = new.peers.iter().filter(|&(key, config)| self.plan.peers.get(key) != Some(config));
-        let upserts = changed.map(|(key, config)| (*key, config.clone())).collect();
+        let (revision, doubted) = (view.revision, view.doubted.keys().copied().collect());
+        let overlay = view.own.overlay_v4;
+        let change = new.change_from(&self.plan);
         // Both fail only when the packet path has ended, which `run` is told as well.
         let _ = self.shard.command(Command::SetOwn(new.own.clone())).await;
-        let _ = self.shard.command(Command::ChangePeers { removes, upserts }).await;
+        let _ = self.shard.command(Command::ChangePeers(change)).await;
         if let Err(error) = self.interface.apply(&new).await {
             warn!(%error, "interface not as it should be");
         }
+        if self.gossip.as_ref().is_none_or(|gossip| gossip.own() != overlay) {
+            let opened = Gossip::open(&self.config.interface, overlay);
+            self.gossip = opened.inspect_err(|error| warn!(%error, "no gossip about the log")).ok();
+        }
         info!(%revision, peers = new.peers.len(), "netmap applied");
+        self.doubted = doubted;
+        self.profiles = profiles;
         self.plan = new;
     }
 
     async fn report(
         &mut self,
         session: &mut Session,
-        reported: &mut Reported,
+        said: &mut Said,
         count: u64,
     ) -> Result<(), SessionError> {
         // TCP would find out much later, and peers would not be told of the new address until then.
@@ -332,29 +535,47 @@ impl Agent {
             if let Err(error) = self.interface.repair(&self.plan).await {
                 warn!(%error, "interface not as it should be");
             }
-            self.report_endpoints(session, reported).await?;
+            self.report_endpoints(session, said).await?;
+            if self.identity.witness.handle_timeout(now()) {
+                self.follow().await;
+            }
+            if self.identity.prepare_rotation() {
+                session.send(&ToCoordinator::Renew).await?;
+            }
         }
         let links = self.shard.links().await.unwrap_or_default();
+        if count.is_multiple_of(GOSSIP) {
+            self.tell_peers(&links);
+        }
         let links = self.link_reports(links);
-        if links != reported.links {
+        if links != said.links {
             session.send(&ToCoordinator::Links { links: links.clone() }).await?;
-            reported.links = links;
+            said.links = links;
         }
         Ok(())
     }
 
-    async fn report_endpoints(
-        &self,
-        session: &mut Session,
-        reported: &mut Reported,
-    ) -> Result<(), SessionError> {
+    async fn report_endpoints(&self, session: &mut Session, said: &mut Said) -> Result<(), SessionError> {
         // Before the first netmap, this node does not know which of its addresses are inside the mesh.
-        let candidates = if self.view.is_some() { self.candidates() } else { return Ok(()) };
-        if candidates != reported.endpoints {
+        let candidates = if self.view().is_some() { self.candidates() } else { return Ok(()) };
+        if candidates != said.endpoints {
             session.send(&ToCoordinator::Endpoints { candidates: candidates.clone() }).await?;
-            reported.endpoints = candidates;
+            said.endpoints = candidates;
         }
         Ok(())
+    }
+
+    /// Tells every peer with a tunnel the head of the log that this node has seen. It makes no tunnel for that.
+    fn tell_peers(&self, links: &[LinkState]) {
+        let (Some(gossip), Some(view), Some(note)) =
+            (&self.gossip, self.view(), self.identity.witness.checkpoint())
+        else {
+            return;
+        };
+        let has_tunnel = |member: &&Member| links.iter().any(|link| link.peer == member.grant.wireguard_key);
+        for address in view.members.values().filter(has_tunnel).filter_map(gossip::address) {
+            gossip.tell(address, note);
+        }
     }
 
     /// Every address of this host that is not inside the mesh, then what the coordinator saw.
@@ -373,14 +594,15 @@ impl Agent {
     }
 
     fn link_reports(&self, links: Vec<LinkState>) -> Vec<LinkReport> {
-        let (now, wall_clock) = (Instant::now(), UnixTime::from(SystemTime::now()).as_millis());
-        let Some(view) = &self.view else { return Vec::new() };
+        let (now, wall_clock) = (Instant::now(), now().as_millis());
+        let Some(view) = self.view() else { return Vec::new() };
         let ids: std::collections::BTreeMap<_, _> =
-            view.peers.values().map(|peer| (peer.wireguard_key, peer.id)).collect();
+            view.members.iter().map(|(id, member)| (member.grant.wireguard_key, *id)).collect();
         let report = |link: LinkState| {
             let age = |at| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
             // Whole seconds, so that a clock that is adjusted does not look like another handshake each time.
-            let at = |at| UnixTime::from_millis(wall_clock.saturating_sub(age(at)) / 1000 * 1000);
+            let at =
+                |at| carrick_types::UnixTime::from_millis(wall_clock.saturating_sub(age(at)) / 1000 * 1000);
             Some(LinkReport {
                 peer: *ids.get(&link.peer)?,
                 endpoint: link.endpoint,
@@ -394,6 +616,30 @@ impl Agent {
     }
 }
 
-fn hostname() -> Option<NodeName> {
-    NodeName::from_hostname(nix::unistd::gethostname().ok()?.to_str()?)
+/// The evidence that is being gathered; for ever where none is.
+async fn gathered(gathering: &mut Option<Gathering>) -> Result<(Question, Vec<Evidence>), AttesterError> {
+    match gathering {
+        None => std::future::pending().await,
+        Some(task) => match task.await {
+            Ok(gathered) => gathered,
+            Err(error) => {
+                let kind = carrick_attest::Kind::Identity;
+                Err(AttesterError::Device { kind, why: format!("the attester ended: {error}") })
+            }
+        },
+    }
+}
+
+/// What a peer tells of the log; for ever where nobody can.
+async fn heard(gossip: Option<&Gossip>) -> String {
+    loop {
+        match gossip {
+            None => std::future::pending().await,
+            Some(gossip) => match gossip.hear().await {
+                Some(note) => return note,
+                // Not text, or the interface is down for the moment.
+                None => sleep(REPORT).await,
+            },
+        }
+    }
 }

@@ -1,12 +1,15 @@
 //! The node agent: a member of a mesh, with one WireGuard device.
 //!
 //! Start at [`run`]. `agent` ties the parts together: `session` talks to the coordinator, `plan` says what this host should look
-//! like, `netlink` and `shard` make it so. Nothing here decides which peers there are or what belongs to them: the
-//! coordinator does, and `carrick_dataplane` keeps to it.
+//! like, `netlink` and `shard` make it so. Nothing here decides whose key is accepted: `carrick_trust` does, by the operator's
+//! policy bundle, and `carrick_dataplane` keeps to it.
 
 mod agent;
+mod attester;
 mod backoff;
+mod gossip;
 mod host;
+mod identity;
 mod netlink;
 mod plan;
 mod session;
@@ -18,7 +21,9 @@ mod udp;
 
 use std::{io, net::IpAddr, path::PathBuf};
 
+pub use attester::{AttesterError, EvidenceSources};
 use carrick_types::{Cidr, ClusterName, JoinToken, MeshId, NodeName};
+use carrick_wire::hello::Trust;
 pub use netlink::NetlinkError;
 pub use session::SessionError;
 pub use state::StateError;
@@ -44,6 +49,10 @@ pub struct Config {
     pub mtu: u16,
     /// The version of this software, for people.
     pub version: String,
+    /// Whether the node checks the evidence of its peers.
+    pub trust: Trust,
+    /// Where its own evidence comes from.
+    pub evidence: EvidenceSources,
 }
 
 /// What joining brought.
@@ -106,6 +115,9 @@ pub enum NodeError {
     /// The coordinator does not take the node, or did not answer a node that joins.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// What this process runs cannot be read.
+    #[error("cannot read this program's own executable: {0}")]
+    Executable(#[source] io::Error),
     /// The packet path failed.
     #[error("the packet path failed: {0}")]
     PacketPath(#[source] io::Error),

@@ -6,12 +6,12 @@ use std::{
 };
 
 use carrick_client::{ConnectError, Connection, CoordinatorUrl, connect};
-use carrick_types::{JoinToken, Revision};
+use carrick_trust::Distrust;
+use carrick_types::CaPin;
 use carrick_wire::{
-    hello::Introduction,
-    netmap::NetmapView,
+    hello::Hello,
     session::{
-        DecodeError, MAX_TO_NODE, PATH, Refusal, RefusalCode, ToCoordinator, ToNode, Welcome, decode, encode,
+        Challenge, DecodeError, MAX_TO_NODE, PATH, Refusal, ToCoordinator, ToNode, Welcome, decode, encode,
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -25,16 +25,27 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use crate::{
-    netlink::TABLE,
-    state::{Keys, Membership},
-};
+use crate::{attester::AttesterError, netlink::TABLE};
 
-/// A coordinator pings every 10 seconds; after so much silence it is gone.
-const SILENCE: Duration = Duration::from_secs(30);
+/// A coordinator pings every 5 seconds; after so much silence it is gone. Less than the longest lease, so that a coordinator
+/// that vanished is told from one that vouches no more.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// How long each step of the opening may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A session that the coordinator has begun, and in which the node has not said who it is.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    socket: WebSocketStream<TlsStream<TcpStream>>,
+    /// What the node must answer.
+    pub(crate) challenge: Challenge,
+    /// What both ends exported of the TLS session.
+    pub(crate) exporter: [u8; 32],
+    remote: SocketAddr,
+    local: IpAddr,
+    heard: Instant,
+}
 
 /// A session in which the node is welcome.
 #[derive(Debug)]
@@ -42,6 +53,10 @@ pub(crate) struct Session {
     socket: WebSocketStream<TlsStream<TcpStream>>,
     /// What the coordinator says of this node.
     pub(crate) welcome: Welcome,
+    /// What both ends exported of the TLS session.
+    pub(crate) exporter: [u8; 32],
+    /// When the hello was sent, that the welcome answers.
+    pub(crate) since: std::time::Instant,
     /// The coordinator's address.
     pub(crate) remote: SocketAddr,
     /// The address of this host that the session stands on.
@@ -80,6 +95,12 @@ pub enum SessionError {
     /// The coordinator refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The coordinator is not believed.
+    #[error(transparent)]
+    Distrusted(#[from] Distrust),
+    /// There is no evidence to show.
+    #[error(transparent)]
+    Evidence(#[from] AttesterError),
 }
 
 impl SessionError {
@@ -89,13 +110,16 @@ impl SessionError {
             Self::Refused(refusal) => refusal.code.is_transient(),
             Self::Connect(ConnectError::WrongCertificate { .. })
             | Self::Url(_)
-            | Self::NotUnderstood(DecodeError::UnknownVersion(_)) => false,
+            | Self::NotUnderstood(DecodeError::UnknownVersion(_))
+            | Self::Distrusted(_)
+            | Self::Evidence(AttesterError::Missing { .. }) => false,
             Self::Connect(_)
             | Self::Broken(_)
             | Self::Silent
             | Self::Moved(_)
             | Self::Closed
             | Self::NotUnderstood(_)
+            | Self::Evidence(AttesterError::Device { .. })
             | Self::OutOfTurn(_) => true,
         }
     }
@@ -107,82 +131,48 @@ impl From<tungstenite::Error> for SessionError {
     }
 }
 
-/// What a node brings to a session.
-#[derive(Debug)]
-pub(crate) struct Opening<'a> {
-    pub(crate) membership: &'a Membership,
-    pub(crate) keys: &'a Keys,
-    pub(crate) token: Option<&'a JoinToken>,
-    pub(crate) have: Option<Revision>,
-    pub(crate) version: &'a str,
+/// Where a coordinator is, and how it is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Coordinates {
+    pub(crate) urls: Vec<String>,
+    pub(crate) ca: CaPin,
     /// Whether this process may mark its packets, so that they stay out of the tunnels.
     pub(crate) mark: bool,
 }
 
-impl Session {
-    /// Connects to the first URL that answers, proves who this is, and is welcome.
-    pub(crate) async fn open(opening: Opening<'_>) -> Result<Self, SessionError> {
-        let Opened { mut socket, exporter, remote, local } = connect_any(&opening).await?;
+impl Opening {
+    /// Connects to the first URL that answers, and is challenged.
+    pub(crate) async fn connect(coordinates: Coordinates) -> Result<Self, SessionError> {
+        let Opened { mut socket, exporter, remote, local } = connect_any(&coordinates).await?;
         let mut heard = Instant::now();
-        let challenge = match next(&mut socket, &mut heard, PATIENCE).await? {
-            ToNode::Challenge(challenge) => challenge,
-            ToNode::Refused(refusal) => return Err(refusal.into()),
-            ToNode::Welcome(_) | ToNode::Netmap(_) | ToNode::Delta(_) => {
-                return Err(SessionError::OutOfTurn("a challenge"));
-            }
+        let ToNode::Challenge(challenge) = next(&mut socket, &mut heard, PATIENCE).await? else {
+            return Err(SessionError::OutOfTurn("a challenge"));
         };
-        if challenge.mesh != opening.membership.mesh {
-            return Err(Refusal {
-                code: RefusalCode::WrongMesh,
-                detail: format!(
-                    "the token or state is of mesh {}, this coordinator serves mesh {}: get a token from the right one",
-                    opening.membership.mesh, challenge.mesh
-                ),
-            }
-            .into());
-        }
-        let hello = Introduction {
-            name: opening.membership.name.clone(),
-            cluster: opening.membership.cluster.clone(),
-            prefixes: opening.membership.prefixes.clone(),
-            version: opening.version.to_owned(),
-            have: opening.have,
-            identity: &opening.keys.identity,
-            wireguard: &opening.keys.wireguard,
-            token: opening.token.map(|token| (token.id, &token.seed)),
-        }
-        .answer(&challenge, &exporter);
-        send(&mut socket, &ToCoordinator::Hello(Box::new(hello))).await?;
-        match next(&mut socket, &mut heard, PATIENCE).await? {
-            ToNode::Welcome(welcome) => Ok(Self { socket, welcome, remote, local, heard }),
-            ToNode::Refused(refusal) => Err(refusal.into()),
-            ToNode::Challenge(_) | ToNode::Netmap(_) | ToNode::Delta(_) => {
-                Err(SessionError::OutOfTurn("a welcome"))
-            }
-        }
+        Ok(Self { socket, challenge, exporter, remote, local, heard })
     }
 
-    /// Waits for the next change and brings the view up to date. Cancel-safe.
-    pub(crate) async fn update(&mut self, view: &mut Option<NetmapView>) -> Result<(), SessionError> {
-        match next(&mut self.socket, &mut self.heard, SILENCE).await? {
-            ToNode::Netmap(netmap) => {
-                tracing::debug!(revision = %netmap.revision, "whole netmap");
-                *view = Some(netmap.into());
-            }
-            ToNode::Delta(delta) => {
-                tracing::debug!(from = %delta.from, to = %delta.to, "netmap changes");
-                let applied = view.as_mut().map(|view| view.apply(delta));
-                if !matches!(applied, Some(Ok(()))) {
-                    *view = None;
-                    return Err(SessionError::OutOfTurn("a delta that builds on the netmap at hand"));
-                }
-            }
-            ToNode::Refused(refusal) => return Err(refusal.into()),
-            ToNode::Challenge(_) | ToNode::Welcome(_) => {
-                return Err(SessionError::OutOfTurn("a netmap or delta"));
-            }
+    /// Says who this is, and is welcome or not.
+    pub(crate) async fn introduce(self, hello: Hello) -> Result<Session, SessionError> {
+        let Self { mut socket, exporter, remote, local, mut heard, .. } = self;
+        let since = std::time::Instant::now();
+        send(&mut socket, &ToCoordinator::Hello(Box::new(hello))).await?;
+        // It was heard before the evidence was made, which may have taken a while.
+        heard = heard.max(Instant::now());
+        let ToNode::Welcome(welcome) = next(&mut socket, &mut heard, PATIENCE).await? else {
+            return Err(SessionError::OutOfTurn("a welcome"));
+        };
+        Ok(Session { socket, welcome, exporter, since, remote, local, heard })
+    }
+}
+
+impl Session {
+    /// Waits for the next message. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<ToNode, SessionError> {
+        let news = next(&mut self.socket, &mut self.heard, SILENCE).await?;
+        if matches!(news, ToNode::Challenge(_) | ToNode::Welcome(_)) {
+            return Err(SessionError::OutOfTurn("news"));
         }
-        Ok(())
+        Ok(news)
     }
 
     /// Tells the coordinator something.
@@ -204,10 +194,10 @@ struct Opened {
     local: IpAddr,
 }
 
-async fn connect_any(opening: &Opening<'_>) -> Result<Opened, SessionError> {
+async fn connect_any(coordinates: &Coordinates) -> Result<Opened, SessionError> {
     let mut last = SessionError::Closed;
-    for url in &opening.membership.urls {
-        match connect_one(&url.parse()?, opening).await {
+    for url in &coordinates.urls {
+        match connect_one(&url.parse()?, coordinates).await {
             Ok(opened) => return Ok(opened),
             Err(error) => last = error,
         }
@@ -215,9 +205,9 @@ async fn connect_any(opening: &Opening<'_>) -> Result<Opened, SessionError> {
     Err(last)
 }
 
-async fn connect_one(url: &CoordinatorUrl, opening: &Opening<'_>) -> Result<Opened, SessionError> {
-    let mark = opening.mark.then_some(TABLE);
-    let Connection { stream, exporter, remote, local } = connect(url, opening.membership.ca, mark).await?;
+async fn connect_one(url: &CoordinatorUrl, coordinates: &Coordinates) -> Result<Opened, SessionError> {
+    let mark = coordinates.mark.then_some(TABLE);
+    let Connection { stream, exporter, remote, local } = connect(url, coordinates.ca, mark).await?;
     let config =
         WebSocketConfig::default().max_message_size(Some(MAX_TO_NODE)).max_frame_size(Some(MAX_TO_NODE));
     let request = format!("wss://{}{PATH}", url.to_string().trim_start_matches("https://"));
@@ -226,7 +216,7 @@ async fn connect_one(url: &CoordinatorUrl, opening: &Opening<'_>) -> Result<Open
     Ok(Opened { socket, exporter, remote, local: local.ip() })
 }
 
-/// The next message; pings are answered on the way. Fails when nothing was heard for `patience`, however often it was called
+/// The next message that is no refusal; pings are answered on the way. Fails when nothing was heard for `patience`, however often it was called
 /// since.
 async fn next(
     socket: &mut WebSocketStream<TlsStream<TcpStream>>,
@@ -237,7 +227,10 @@ async fn next(
         let message = timeout_at(*heard + patience, socket.next()).await.map_err(|_| SessionError::Silent)?;
         *heard = Instant::now();
         match message.ok_or(SessionError::Closed)?? {
-            Message::Binary(bytes) => return Ok(decode(&bytes)?),
+            Message::Binary(bytes) => {
+                let said = decode(&bytes)?;
+                return if let ToNode::Refused(refusal) = said { Err(refusal.into()) } else { Ok(said) };
+            }
             Message::Close(_) => return Err(SessionError::Closed),
             Message::Ping(_) | Message::Pong(_) => {}
             Message::Text(_) | Message::Frame(_) => return Err(SessionError::OutOfTurn("a binary message")),

@@ -14,15 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_dataplane::{Device, LinkState, PeerConfig};
-use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
+use carrick_dataplane::{Device, LinkState};
+use carrick_types::{Cidr, WireGuardSecret};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{stun, tun::Tun, udp::UdpSockets};
+use crate::{plan::Change, stun, tun::Tun, udp::UdpSockets};
 
 /// So many packets or datagrams are taken from one descriptor before the next one has its turn.
 const BUDGET: usize = 64;
@@ -35,8 +35,10 @@ const COMMANDS: usize = 64;
 pub(crate) enum Command {
     /// Set what this node speaks for.
     SetOwn(Vec<Cidr>),
-    /// Forget these peers, then add or change those.
-    ChangePeers { removes: Vec<WireGuardKey>, upserts: Vec<(WireGuardKey, PeerConfig)> },
+    /// Forget peers, and add or change others.
+    ChangePeers(Change),
+    /// Use this key from now on, without losing a packet.
+    Rotate(WireGuardSecret),
     /// Tell the state of every tunnel.
     Links(oneshot::Sender<Vec<LinkState>>),
     /// Ask a STUN server where datagrams come from.
@@ -179,7 +181,11 @@ impl PacketPath {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::SetOwn(prefixes) => self.device.set_own(prefixes),
-                Command::ChangePeers { removes, upserts } => {
+                Command::Rotate(secret) => self.device.rotate(secret, Instant::now()),
+                Command::ChangePeers(Change { removes, replaces, upserts }) => {
+                    for (old, new, config) in replaces {
+                        self.device.replace_peer(&old, new, config, Instant::now());
+                    }
                     removes.iter().for_each(|key| self.device.remove_peer(key));
                     upserts.into_iter().for_each(|(key, config)| self.device.set_peer(key, config));
                 }

@@ -4,7 +4,9 @@
 //! lock            held as long as an agent runs on the directory
 //! identity.key    the Ed25519 identity key, base64
 //! wireguard.key   the X25519 key, base64, as `wg genkey` writes it
+//! wireguard.next  the key that follows, while the coordinator has not granted it yet
 //! node.json       the membership: mesh, cluster, name, coordinator
+//! trust.json      what was seen: the operator, the policy bundle's version, the head of the log, revocations
 //! ```
 //! Files are 0600, the directory 0700. None of it ever leaves the host.
 
@@ -16,7 +18,10 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use carrick_types::{CaPin, Cidr, ClusterName, IdentitySecret, JoinToken, MeshId, NodeName, WireGuardSecret};
+use carrick_trust::Memory;
+use carrick_types::{
+    CaPin, Cidr, ClusterName, IdentitySecret, JoinToken, MeshId, NodeName, UnixTime, WireGuardSecret,
+};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -25,7 +30,9 @@ use serde::{Deserialize, Serialize};
 
 const IDENTITY_KEY: &str = "identity.key";
 const WIREGUARD_KEY: &str = "wireguard.key";
+const NEXT_WIREGUARD_KEY: &str = "wireguard.next";
 const MEMBERSHIP: &str = "node.json";
+const MEMORY: &str = "trust.json";
 
 /// The state directory, locked.
 #[derive(Debug)]
@@ -35,10 +42,12 @@ pub(crate) struct StateDir {
 }
 
 /// The keys of a node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Keys {
     pub(crate) identity: IdentitySecret,
     pub(crate) wireguard: WireGuardSecret,
+    /// The WireGuard key that follows, made and not granted yet.
+    pub(crate) next: Option<WireGuardSecret>,
 }
 
 /// What a node knows of the mesh that took it in.
@@ -50,18 +59,25 @@ pub(crate) struct Membership {
     pub(crate) ca: CaPin,
     pub(crate) urls: Vec<String>,
     pub(crate) prefixes: Vec<Cidr>,
+    /// Whether it came in by a join token.
+    #[serde(default)]
+    pub(crate) by_token: bool,
+    /// When the WireGuard key was made, by this host's clock.
+    pub(crate) key_since: UnixTime,
 }
 
 impl Membership {
     /// What a node that joins with this token will be, if the coordinator agrees.
-    pub(crate) fn asked(token: &JoinToken, name: NodeName, prefixes: Vec<Cidr>) -> Self {
+    pub(crate) fn asked(token: &JoinToken, name: NodeName, now: UnixTime) -> Self {
         Self {
             mesh: token.mesh,
             cluster: token.cluster.clone(),
             name,
             ca: token.ca,
             urls: token.urls.clone(),
-            prefixes,
+            prefixes: Vec::new(),
+            by_token: true,
+            key_since: now,
         }
     }
 }
@@ -108,14 +124,37 @@ impl StateDir {
         Ok(Keys {
             identity: IdentitySecret::from_bytes(self.key(IDENTITY_KEY)?),
             wireguard: WireGuardSecret::from_bytes(self.key(WIREGUARD_KEY)?),
+            next: self.stored_key(NEXT_WIREGUARD_KEY)?.map(WireGuardSecret::from_bytes),
         })
+    }
+
+    /// The WireGuard key that follows; made on the first call since the last one was [put to use](Self::use_next_key).
+    pub(crate) fn next_key(&self) -> Result<WireGuardSecret, StateError> {
+        self.key(NEXT_WIREGUARD_KEY).map(WireGuardSecret::from_bytes)
+    }
+
+    /// Replaces the WireGuard key by the one that follows.
+    pub(crate) fn use_next_key(&self) -> Result<(), StateError> {
+        let path = self.path.join(WIREGUARD_KEY);
+        fs::rename(self.path.join(NEXT_WIREGUARD_KEY), &path)
+            .and_then(|()| File::open(&self.path)?.sync_all())
+            .map_err(|error| StateError::Io("replace", path, error))
+    }
+
+    /// What was seen of the mesh, once something was.
+    pub(crate) fn memory(&self) -> Result<Option<Memory>, StateError> {
+        self.json(MEMORY)
+    }
+
+    /// Remembers what was seen of the mesh.
+    pub(crate) fn set_memory(&self, memory: &Memory) -> Result<(), StateError> {
+        let text = serde_json::to_string(memory).expect("a memory is plain data");
+        self.write(MEMORY, &text)
     }
 
     /// The membership, once there is one.
     pub(crate) fn membership(&self) -> Result<Option<Membership>, StateError> {
-        let Some(text) = self.read(MEMBERSHIP)? else { return Ok(None) };
-        let parsed = serde_json::from_str(&text);
-        parsed.map(Some).map_err(|error| StateError::Damaged(self.path.join(MEMBERSHIP), error.to_string()))
+        self.json(MEMBERSHIP)
     }
 
     /// Remembers the membership.
@@ -124,14 +163,22 @@ impl StateDir {
         self.write(MEMBERSHIP, &text)
     }
 
+    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+        let Some(text) = self.read(name)? else { return Ok(None) };
+        let parsed = serde_json::from_str(&text);
+        parsed.map(Some).map_err(|error| StateError::Damaged(self.path.join(name), error.to_string()))
+    }
+
+    fn stored_key(&self, name: &str) -> Result<Option<[u8; 32]>, StateError> {
+        let Some(text) = self.read(name)? else { return Ok(None) };
+        let bytes = BASE64.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+        let damaged = || StateError::Damaged(self.path.join(name), "not 32 bytes in base64".to_owned());
+        bytes.map(Some).ok_or_else(damaged)
+    }
+
     fn key(&self, name: &str) -> Result<[u8; 32], StateError> {
-        if let Some(text) = self.read(name)? {
-            let damaged = || StateError::Damaged(self.path.join(name), "not 32 bytes in base64".to_owned());
-            return BASE64
-                .decode(text.trim())
-                .ok()
-                .and_then(|bytes| bytes.try_into().ok())
-                .ok_or_else(damaged);
+        if let Some(key) = self.stored_key(name)? {
+            return Ok(key);
         }
         let mut key = [0; 32];
         getrandom::fill(&mut key)

@@ -7,10 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use carrick_attest::{Bytes, TrustedBundle, token::Capability};
 use carrick_client::Api;
-use carrick_types::{CoordinatorKey, MeshId, UnixTime};
+use carrick_types::{MeshId, OperatorKey, OperatorPin, UnixTime};
 use carrick_wire::{
-    api::{LogCheckpoint, LogPage},
+    api::{AppraisalPolicy, LogCheckpoint, LogPage},
+    hello::Head,
     log::{
         Auditor, Checkpoint, Decision, Entry, SignedCheckpoint,
         tree::{Tree, leaf_hash},
@@ -86,11 +88,15 @@ impl Show {
 
 /// Verify the whole log
 ///
-/// Reads every entry, builds their Merkle tree, compares its head with the one that the coordinator signed, and follows the
-/// decisions: no use of a token too many, no node back with a revoked key, no address given twice. Remembers the key and the
-/// head, so that the next run finds out if the log was rewritten in between.
+/// Believes the operator's key and nothing else: the policy bundle that it signed names the coordinator's key. Reads every entry,
+/// builds their Merkle tree, compares its head with the one that the coordinator signed, and follows the decisions: no token that
+/// the operator did not sign, no use too many, no evidence twice, no node back with a revoked key, no address given twice.
+/// Remembers the operator and the head, so that the next run finds out if the log was rewritten in between.
 #[derive(Debug, Args)]
 struct Verify {
+    /// The operator's public key, base64 [default: the one that was seen at the first run]
+    #[arg(long, value_name = "KEY")]
+    operator: Option<OperatorKey>,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -103,41 +109,49 @@ struct Verified {
     mesh: MeshId,
     entries: u64,
     head: String,
-    key: CoordinatorKey,
+    /// Who is believed.
+    operator: OperatorKey,
+    /// The version of the policy bundle in force.
+    policy_version: u64,
     /// How many of the entries a run before this one had seen.
     seen_before: u64,
 }
 
 impl Verify {
     fn run(self) -> Result<()> {
+        let asked = self.operator.map(|operator| OperatorPin::of(&operator));
         let api = self.remote.api()?;
         let directory =
             remote::directory("XDG_STATE_HOME", ".local/state").map(|state| state.join("carrick/log"));
         let verified = runtime::call(async {
+            let policy: AppraisalPolicy = api.get("/v1/appraisal-policy").await?;
             let checkpoint: LogCheckpoint = api.get("/v1/log/checkpoint").await?;
             let signed: SignedCheckpoint = checkpoint.note.parse()?;
-            let file = directory.as_ref().map(|directory| directory.join(format!("{}.json", signed.mesh())));
+            let mesh = signed.mesh();
+            let file = directory.as_ref().map(|directory| directory.join(format!("{mesh}.json")));
             let seen = file.as_deref().map(read_seen).transpose()?.flatten();
-            let head = check_head(&signed, &checkpoint, seen.as_ref())?;
+            let first = || OperatorPin::of(&policy.signed.operator);
+            let pin = asked.or(seen.as_ref().map(|seen| seen.operator)).unwrap_or_else(first);
+            let bundle = policy.signed.open(&pin, &mesh).context("the policy bundle is not believed")?;
+            let head = signed.verify(mesh, &bundle.get().coordinator_key)?;
             let texts = fetch(&api, 0, Some(head.size)).await?;
-            let seen_head = seen
-                .map(|seen| seen.note.parse::<SignedCheckpoint>()?.verify(head.mesh, &seen.key))
-                .transpose()?;
-            check_entries(&texts, &head, seen_head.as_ref())?;
+            check_entries(&texts, &head, seen.as_ref().map(|seen| &seen.log), &bundle)?;
             if let Some(file) = &file {
-                write_seen(file, &checkpoint)?;
+                let operator = OperatorPin::of(&bundle.operator());
+                write_seen(file, &Seen { operator, log: Head { size: head.size, head: Bytes(head.head) } })?;
             }
             Ok(Verified {
-                mesh: head.mesh,
+                mesh,
                 entries: head.size,
                 head: hex(&head.head),
-                key: checkpoint.key,
-                seen_before: seen_head.map_or(0, |seen| seen.size),
+                operator: bundle.operator(),
+                policy_version: bundle.get().version,
+                seen_before: seen.map_or(0, |seen| seen.log.size),
             })
         })?;
-        self.output.print(&verified, |Verified { entries, head, seen_before, .. }| {
+        self.output.print(&verified, |Verified { entries, head, seen_before, operator, .. }| {
             format!(
-                "{} verified, {seen_before} of them seen before; the head is {head}\n",
+                "{} verified, {seen_before} of them seen before; the head is {head}\noperator {operator}\n",
                 count(*entries, "decision")
             )
         })
@@ -147,42 +161,40 @@ impl Verify {
 /// What a run before this one saw.
 #[derive(Debug, Serialize, Deserialize)]
 struct Seen {
-    key: CoordinatorKey,
-    note: String,
+    operator: OperatorPin,
+    log: Head,
 }
 
-/// The checkpoint, signed by its key, which is the one that was seen before where one was.
-fn check_head(signed: &SignedCheckpoint, now: &LogCheckpoint, seen: Option<&Seen>) -> Result<Checkpoint> {
-    if let Some(seen) = seen {
-        ensure!(
-            seen.key == now.key,
-            "the coordinator signs with another key than before ({} then, {} now): somebody replaced it",
-            seen.key,
-            now.key
-        );
-    }
-    Ok(signed.verify(signed.mesh(), &now.key)?)
-}
-
-/// Whether these are the entries under `head`, a continuation of what was seen, and can have happened.
-fn check_entries(texts: &[String], head: &Checkpoint, seen: Option<&Checkpoint>) -> Result<()> {
+/// Whether these are the entries under `head`, a continuation of what was seen, and can have happened under these operators.
+fn check_entries(
+    texts: &[String],
+    head: &Checkpoint,
+    seen: Option<&Head>,
+    bundle: &TrustedBundle,
+) -> Result<()> {
     let mut tree = Tree::default();
     texts.iter().for_each(|text| tree.push(leaf_hash(text.as_bytes())));
     if tree.head(head.size) != Some(head.head) || tree.size() != head.size {
         bail!("the entries are not those that the coordinator signed: the log was altered");
     }
     if let Some(seen) = seen
-        && tree.head(seen.size) != Some(seen.head)
+        && tree.head(seen.size) != Some(seen.head.0)
     {
         bail!(
             "the log does not begin with the {} entries that were seen before: it was rewritten",
             seen.size
         );
     }
-    let mut auditor = Auditor::default();
+    let mut auditor = Auditor::new(head.mesh, bundle.operators());
     for text in texts {
         auditor.follow(text)?;
     }
+    ensure!(
+        auditor.bundle() == bundle.get().version,
+        "the policy bundle in force has version {}, the last one in the log {}",
+        bundle.get().version,
+        auditor.bundle()
+    );
     Ok(())
 }
 
@@ -216,12 +228,11 @@ fn read_seen(file: &Path) -> Result<Option<Seen>> {
     }
 }
 
-fn write_seen(file: &PathBuf, checkpoint: &LogCheckpoint) -> Result<()> {
-    let seen = Seen { key: checkpoint.key, note: checkpoint.note.clone() };
+fn write_seen(file: &PathBuf, seen: &Seen) -> Result<()> {
     let draft = file.with_extension("new");
     let write = || {
         fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
-        fs::write(&draft, serde_json::to_vec(&seen)?)?;
+        fs::write(&draft, serde_json::to_vec(seen)?)?;
         fs::rename(&draft, file)
     };
     write().with_context(|| format!("cannot write {}", file.display()))
@@ -248,30 +259,49 @@ fn entries_table(placed: &[Placed], now: UnixTime, paint: Paint) -> String {
 /// What was decided, about whom, and the rest.
 fn describe(decision: &Decision) -> (&'static str, String, String) {
     match decision {
-        Decision::TokenCreated { token, cluster, uses, expires_at } => (
-            "token created",
-            token.to_string(),
-            format!("{cluster}, {}, until {expires_at}", count((*uses).into(), "use")),
-        ),
+        Decision::BundlePublished { version, operator, .. } => {
+            ("policy bundle published", format!("version {version}"), format!("by {operator}"))
+        }
+        Decision::TokenCreated { capability } => {
+            match serde_json::from_str::<Capability>(capability.text()) {
+                Ok(Capability { token, cluster, uses, expires_at, .. }) => (
+                    "token created",
+                    token.to_string(),
+                    format!("{cluster}, {}, until {expires_at}", count(uses.into(), "use")),
+                ),
+                Err(_) => ("token created", String::new(), "not understood".to_owned()),
+            }
+        }
         Decision::TokenRevoked { token } => ("token revoked", token.to_string(), String::new()),
-        Decision::NodeJoined { name, cluster, allowed_ips, token, .. } => {
-            ("node joined", name.to_string(), format!("{cluster}, {}, with token {token}", list(allowed_ips)))
+        Decision::Granted { grant, token } => {
+            let what = if token.is_some() { "node joined" } else { "key granted" };
+            let evidence = grant.statements.iter().map(|statement| statement.kind.as_str());
+            let evidence = evidence.filter(|kind| *kind != "identity").collect::<Vec<_>>().join("+");
+            (
+                what,
+                grant.name.to_string(),
+                format!("{}, {}, by {evidence}", grant.cluster, list(&grant.allowed_ips)),
+            )
         }
-        Decision::PrefixesChanged { node, allowed_ips } => {
-            ("prefixes changed", node.to_string(), list(allowed_ips))
-        }
+        Decision::Suspended { node, reason } => ("node suspended", node.to_string(), plain(reason)),
+        Decision::Resumed { node } => ("node resumed", node.to_string(), String::new()),
         Decision::NodeRevoked { node, reason } => {
-            // What an operator typed elsewhere is printed without control characters.
-            let reason =
-                reason.iter().flat_map(|reason| reason.chars()).filter(|c| !c.is_control()).collect();
-            ("node revoked", node.to_string(), reason)
+            ("node revoked", node.to_string(), plain(reason.as_deref().unwrap_or_default()))
         }
     }
 }
 
+/// What others wrote, without what could steer a terminal.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use carrick_types::{ClusterName, CoordinatorSecret, TokenId};
+    use std::collections::BTreeMap;
+
+    use carrick_attest::{Bundle, Signed, SignedBundle, policy::ClusterPolicy};
+    use carrick_types::{CoordinatorSecret, OperatorSecret, TokenId, TokenSeed};
 
     use super::*;
 
@@ -279,14 +309,48 @@ mod tests {
         MeshId::from_bytes([1; 16])
     }
 
-    fn texts(count: u8) -> Vec<String> {
-        let cluster: ClusterName = "east".parse().unwrap();
-        let entry = |n: u8| {
-            let (token, expires_at) = (TokenId::from_bytes([n; 10]), UnixTime::from_millis(9));
-            let decision = Decision::TokenCreated { token, cluster: cluster.clone(), uses: 1, expires_at };
-            Entry { at: UnixTime::from_millis(n.into()), decision }.to_text()
+    fn operator() -> OperatorSecret {
+        OperatorSecret::from_bytes([2; 32])
+    }
+
+    fn bundle() -> TrustedBundle {
+        let bundle = Bundle {
+            mesh: mesh(),
+            version: 1,
+            expires_at: UnixTime::from_millis(9),
+            coordinator_key: CoordinatorSecret::from_bytes([3; 32]).public(),
+            former_operators: vec![],
+            rotate_keys_s: 60,
+            log_restart: None,
+            default: ClusterPolicy::default(),
+            clusters: BTreeMap::new(),
         };
-        (0..count).map(entry).collect()
+        let signed = SignedBundle {
+            operator: operator().public(),
+            successions: vec![],
+            bundle: Signed::seal(&bundle, &operator()),
+        };
+        signed.open(&OperatorPin::of(&operator().public()), &mesh()).unwrap()
+    }
+
+    /// The publication of the bundle, and so many tokens.
+    fn texts(count: u8) -> Vec<String> {
+        let published =
+            Decision::BundlePublished { version: 1, operator: operator().public(), sha256: Bytes([0; 32]) };
+        let created = |n: u8| {
+            let capability = Capability {
+                mesh: mesh(),
+                token: TokenId::from_bytes([n; 10]),
+                key: TokenSeed::from_bytes([n; 32]).public(),
+                cluster: "east".parse().unwrap(),
+                uses: 1,
+                expires_at: UnixTime::from_millis(9),
+                prefixes: None,
+            };
+            Decision::TokenCreated { capability: Signed::seal(&capability, &operator()) }
+        };
+        let decisions = std::iter::once(published).chain((0..count).map(created));
+        decisions.map(|decision| Entry { at: UnixTime::from_millis(0), decision }.to_text()).collect()
     }
 
     fn head(texts: &[String]) -> Checkpoint {
@@ -295,38 +359,34 @@ mod tests {
         Checkpoint { mesh: mesh(), size: tree.size(), head: tree.head(tree.size()).unwrap() }
     }
 
-    fn signed(n: u8) -> LogCheckpoint {
-        let key = CoordinatorSecret::from_bytes([n; 32]);
-        LogCheckpoint { note: head(&texts(2)).sign(&key).to_string(), key: key.public() }
+    fn seen(texts: &[String]) -> Head {
+        let Checkpoint { size, head, .. } = head(texts);
+        Head { size, head: Bytes(head) }
     }
 
     #[test]
     fn a_log_that_grew_is_verified() {
-        check_entries(&texts(5), &head(&texts(5)), Some(&head(&texts(3)))).unwrap();
+        check_entries(&texts(5), &head(&texts(5)), Some(&seen(&texts(3))), &bundle()).unwrap();
     }
 
     #[test]
     fn an_altered_a_shortened_and_a_rewritten_log_are_told_apart_from_a_true_one() {
         let mut altered = texts(5);
-        altered[1] = altered[1].replace("\"uses\":1", "\"uses\":2");
-        let refused = |texts: &[String], signed: Checkpoint, seen: Option<Checkpoint>| {
-            check_entries(texts, &signed, seen.as_ref()).unwrap_err().to_string()
+        altered[1] = altered[1].replace("\\\"uses\\\":1", "\\\"uses\\\":2");
+        assert_ne!(altered, texts(5));
+        let refused = |texts: &[String], signed: Checkpoint, seen: Option<Head>| {
+            check_entries(texts, &signed, seen.as_ref(), &bundle()).unwrap_err().to_string()
         };
         assert!(refused(&altered, head(&texts(5)), None).contains("altered"));
         assert!(refused(&texts(4), head(&texts(5)), None).contains("altered"));
-        assert!(refused(&altered, head(&altered), Some(head(&texts(3)))).contains("rewritten"));
-        let twice = [texts(2), texts(1)].concat();
+        assert!(refused(&altered, head(&altered), Some(seen(&texts(3)))).contains("rewritten"));
+        assert!(
+            refused(&altered, head(&altered), None).contains("no operator"),
+            "signed by the coordinator alone"
+        );
+        let twice = [texts(2), texts(1)[1..].to_vec()].concat();
         assert!(refused(&twice, head(&twice), None).contains("made twice"));
-    }
-
-    #[test]
-    fn another_key_than_before_is_refused() {
-        let (then, now) = (signed(1), signed(2));
-        let seen = Seen { key: then.key, note: then.note };
-        let error = check_head(&now.note.parse().unwrap(), &now, Some(&seen)).unwrap_err();
-        assert!(error.to_string().contains("another key than before"));
-        check_head(&now.note.parse().unwrap(), &now, None).unwrap();
-        let forged = LogCheckpoint { key: seen.key, ..now };
-        check_head(&forged.note.parse().unwrap(), &forged, Some(&seen)).unwrap_err();
+        let older = texts(2)[1..].to_vec();
+        assert!(refused(&older, head(&older), None).contains("version 1, the last one in the log 0"));
     }
 }

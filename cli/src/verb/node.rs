@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use carrick_node::Config;
+use carrick_node::{Config, EvidenceSources};
 use carrick_types::{Cidr, JoinToken, NodeName, check_prefix_claim};
-use clap::Args;
+use carrick_wire::hello;
+use clap::{Args, ValueEnum};
 
 use crate::{
     VERSION, runtime,
@@ -54,6 +55,19 @@ pub(crate) struct NodeOptions {
     /// The longest packet in a tunnel, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1420, value_parser = clap::value_parser!(u16).range(1280..=65_455))]
     pub(super) mtu: u16,
+    /// Whether to check the evidence of its peers itself, or to believe the coordinator's appraisal
+    #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
+    pub(super) trust: Trust,
+}
+
+/// Whom a node believes about its peers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Trust {
+    /// Their evidence, under the operator's policy bundle
+    #[default]
+    Evidence,
+    /// The coordinator
+    Coordinator,
 }
 
 impl Node {
@@ -78,6 +92,11 @@ impl NodeOptions {
             interface: self.interface,
             mtu: self.mtu,
             version: VERSION.to_owned(),
+            trust: match self.trust {
+                Trust::Evidence => hello::Trust::Evidence,
+                Trust::Coordinator => hello::Trust::Coordinator,
+            },
+            evidence: EvidenceSources::default(),
         })
     }
 }

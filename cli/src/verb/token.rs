@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use carrick_types::{ClusterName, TokenId, UnixTime};
+use carrick_types::{Cidr, ClusterName, TokenId, UnixTime};
 use carrick_wire::api::{self, CreateToken, CreatedToken, TokenState};
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
@@ -63,6 +63,9 @@ struct Create {
     /// How many nodes may join with it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     uses: u32,
+    /// A network within which nodes may claim prefixes, public ones included; may be repeated [default: any private network]
+    #[arg(long = "prefix", value_name = "CIDR")]
+    prefixes: Vec<Cidr>,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -76,6 +79,7 @@ impl Create {
             cluster: self.cluster,
             ttl_seconds: Some(self.ttl.as_secs()),
             uses: Some(self.uses),
+            prefixes: (!self.prefixes.is_empty()).then_some(self.prefixes),
         };
         let created: CreatedToken = runtime::call(async { Ok(api.post("/v1/tokens", &request).await?) })?;
         match self.output.format {

@@ -155,10 +155,8 @@ fn binary(bytes: &[u8]) -> Message {
 async fn refusal(socket: &mut (impl Stream<Item = tungstenite::Result<Message>> + Unpin)) -> String {
     let detail = timeout(HANGS_UP_WITHIN, async {
         loop {
-            match next(socket).await.unwrap() {
-                ToNode::Refused(refusal) => break refusal.detail,
-                ToNode::Netmap(_) | ToNode::Delta(_) => {}
-                other @ (ToNode::Challenge(_) | ToNode::Welcome(_)) => panic!("no refusal but {other:?}"),
+            if let ToNode::Refused(refusal) = next(socket).await.unwrap() {
+                break refusal.detail;
             }
         }
     });

@@ -1,13 +1,20 @@
 //! A coordinator that speaks another version.
 
-use std::{net::SocketAddr, sync::Arc, thread};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
 
+use carrick_attest::{Bundle, Bytes, Signed, SignedBundle, policy::ClusterPolicy};
 use carrick_lab::in_lab;
 use carrick_types::{
-    CaPin, ChallengeKey, JoinToken, MeshId, NodeId, Revision, TokenId, TokenSeed, WireGuardSecret,
+    CaPin, ChallengeKey, CoordinatorSecret, JoinToken, MeshId, NodeId, OperatorPin, OperatorSecret, Revision,
+    TokenId, TokenSeed, UnixTime, WireGuardSecret,
 };
 use carrick_wire::{
-    netmap::{Netmap, NetmapDelta, OwnNode},
+    hello::Request,
+    log::{
+        Checkpoint,
+        tree::{empty_head, leaf_hash},
+    },
+    netmap::{LogNews, Netmap, NetmapDelta, OwnNode},
     session::{Challenge, ToNode, Welcome, encode},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -98,6 +105,7 @@ impl Impostor {
             mesh: mesh(),
             cluster: "east".parse().unwrap(),
             ca: self.pin,
+            operator: OperatorPin::of(&operator().public()),
             seed: TokenSeed::from_bytes([4; 32]),
             urls: vec![format!("https://{}", self.address)],
         }
@@ -134,10 +142,41 @@ fn mesh() -> MeshId {
     MeshId::from_bytes([2; 16])
 }
 
+fn operator() -> OperatorSecret {
+    OperatorSecret::from_bytes([5; 32])
+}
+
+fn signing_key() -> CoordinatorSecret {
+    CoordinatorSecret::from_bytes([7; 32])
+}
+
 fn challenge() -> Vec<u8> {
     let key = WireGuardSecret::from_bytes([6; 32]).public();
-    let challenge_key = ChallengeKey::from_bytes(*key.as_bytes()).unwrap();
-    encode(&ToNode::Challenge(Challenge { mesh: mesh(), nonce: [2; 32], challenge_key }))
+    let request = Request {
+        mesh: mesh(),
+        log_size: 0,
+        log_head: Bytes(empty_head()),
+        salt: Bytes([2; 32]),
+        challenge_key: ChallengeKey::from_bytes(*key.as_bytes()).unwrap(),
+    };
+    let bundle = Bundle {
+        mesh: mesh(),
+        version: 1,
+        expires_at: UnixTime::from_millis(u64::MAX),
+        coordinator_key: signing_key().public(),
+        former_operators: Vec::new(),
+        rotate_keys_s: 86_400,
+        log_restart: None,
+        default: ClusterPolicy::default(),
+        clusters: BTreeMap::new(),
+    };
+    let operator = operator();
+    let bundle = SignedBundle {
+        operator: operator.public(),
+        successions: Vec::new(),
+        bundle: Signed::seal(&bundle, &operator),
+    };
+    encode(&ToNode::Challenge(Challenge { request, bundle }))
 }
 
 fn welcome() -> Vec<u8> {
@@ -155,13 +194,18 @@ fn netmap() -> Vec<u8> {
         overlay_v4: "100.64.0.1".parse().unwrap(),
         overlay_v6: "fd01::1".parse().unwrap(),
         prefixes: Vec::new(),
+        wireguard_key: WireGuardSecret::from_bytes([8; 32]).public(),
     };
-    encode(&ToNode::Netmap(Netmap { revision: Revision(1), own, peers: Vec::new() }))
+    let head = leaf_hash(b"the only entry");
+    let checkpoint = Checkpoint { mesh: mesh(), size: 1, head }.sign(&signing_key()).to_string();
+    let log = LogNews { checkpoint, consistency: Vec::new() };
+    encode(&ToNode::Netmap(Netmap { revision: Revision(1), own, peers: Vec::new(), log }))
 }
 
 fn delta() -> Vec<u8> {
     let (from, to) = (Revision(1), Revision(2));
-    encode(&ToNode::Delta(NetmapDelta { from, to, own: None, upserts: Vec::new(), removes: Vec::new() }))
+    let (upserts, removes, revocations) = (Vec::new(), Vec::new(), Vec::new());
+    encode(&ToNode::Delta(NetmapDelta { from, to, own: None, upserts, removes, revocations, log: None }))
 }
 
 /// The message with a version that does not exist yet.

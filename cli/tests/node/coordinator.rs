@@ -96,7 +96,12 @@ impl Acknowledged {
     /// Makes one token after the other until the coordinator is gone.
     fn make_tokens(&self, mesh: &Mesh, done: &AtomicBool) {
         let api = api(mesh);
-        let request = CreateToken { cluster: "east".parse().unwrap(), ttl_seconds: None, uses: Some(USES) };
+        let request = CreateToken {
+            cluster: "east".parse().unwrap(),
+            ttl_seconds: None,
+            uses: Some(USES),
+            prefixes: None,
+        };
         guest::on(&mesh.coordinator_host, async || {
             while !done.load(Ordering::Relaxed) {
                 if let Ok(created) = api.post::<_, CreatedToken>("/v1/tokens", &request).await {

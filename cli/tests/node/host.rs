@@ -25,7 +25,8 @@ fn a_node_that_is_asked_to_end_leaves_nothing_behind() {
         let process = mesh.nodes[EAST].process.take().unwrap();
         assert!(process.terminate(PATIENCE).unwrap().success(), "{}", process.output());
         assert_eq!(before.diff(&mesh.nodes[EAST].host.network_state().unwrap()), "");
-        let keys_and_state = ["identity.key", "lock", "node.json", "wireguard.key"].map(str::to_owned);
+        let keys_and_state =
+            ["identity.key", "lock", "node.json", "trust.json", "wireguard.key"].map(str::to_owned);
         assert_eq!(files(&mesh.nodes[EAST].state_dir), keys_and_state.into());
     });
 }

@@ -5,11 +5,12 @@ use std::{
     io,
 };
 
+use carrick_attest::Bytes;
 use carrick_client::{Connection, CoordinatorUrl, connect};
 use carrick_lab::Host;
 use carrick_types::{IdentitySecret, JoinToken, WireGuardSecret};
 use carrick_wire::{
-    hello::Introduction,
+    hello::{Have, Introduction, Trust},
     session::{PATH, Refusal, ToCoordinator, ToNode, Welcome, decode, encode},
 };
 use futures_util::{SinkExt as _, Stream, StreamExt as _};
@@ -70,24 +71,28 @@ pub(crate) async fn join(token: &JoinToken, name: &str) -> io::Result<Result<(We
         return Err(io::Error::other("no challenge"));
     };
     let (identity, wireguard) = (IdentitySecret::from_bytes(random()), WireGuardSecret::from_bytes(random()));
-    let hello = Introduction {
+    let introduction = Introduction {
         name: name.parse().unwrap(),
         cluster: token.cluster.clone(),
         prefixes: Vec::new(),
         version: "test".to_owned(),
-        have: None,
+        have: Have::default(),
+        trust: Trust::Coordinator,
         identity: &identity,
         wireguard: &wireguard,
         token: Some((token.id, &token.seed)),
-    }
-    .answer(&challenge, &exporter);
+        evidence: Vec::new(),
+    };
+    let moment = challenge.request.moment(&exporter, 1, Bytes([1; 32]));
+    let hello = introduction.answer(&challenge.request, &moment);
     say(&mut socket, &ToCoordinator::Hello(Box::new(hello))).await?;
-    match next(&mut socket).await? {
-        ToNode::Welcome(welcome) => Ok(Ok((welcome, socket))),
-        ToNode::Refused(refusal) => Ok(Err(refusal)),
-        other @ (ToNode::Challenge(_) | ToNode::Netmap(_) | ToNode::Delta(_)) => {
-            Err(io::Error::other(format!("{other:?}")))
-        }
+    let answer = next(&mut socket).await?;
+    if let ToNode::Welcome(welcome) = answer {
+        Ok(Ok((welcome, socket)))
+    } else if let ToNode::Refused(refusal) = answer {
+        Ok(Err(refusal))
+    } else {
+        Err(io::Error::other(format!("{answer:?}")))
     }
 }
 

@@ -64,8 +64,9 @@ const fn max_page() -> u32 {
     (status = 200, description = "The head of the log, signed", body = LogCheckpoint),
     (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn checkpoint(State(app): State<Arc<App>>) -> Result<Json<LogCheckpoint>, ApiError> {
-    Ok(Json(app.mesh.checkpoint().await?))
+pub(super) async fn checkpoint(State(app): State<Arc<App>>) -> Json<LogCheckpoint> {
+    let state = app.mesh.state();
+    Json(LogCheckpoint { note: state.log.checkpoint.to_string(), key: state.policy().coordinator_key })
 }
 
 /// Entries of the log, in order.
@@ -96,7 +97,7 @@ pub(super) async fn inclusion(
     query: Result<Query<Inclusion>, QueryRejection>,
 ) -> Result<Json<LogProof>, ApiError> {
     let Inclusion { index, size } = asked(query)?;
-    prove(&app, move |tree| tree.inclusion(index, size)).await
+    prove(&app, |tree| tree.inclusion(index, size))
 }
 
 /// Proof that the log only grew.
@@ -110,14 +111,11 @@ pub(super) async fn consistency(
     query: Result<Query<Consistency>, QueryRejection>,
 ) -> Result<Json<LogProof>, ApiError> {
     let Consistency { old, new } = asked(query)?;
-    prove(&app, move |tree| tree.consistency(old, new)).await
+    prove(&app, |tree| tree.consistency(old, new))
 }
 
-async fn prove(
-    app: &App,
-    find: impl FnOnce(&Tree) -> Option<Vec<Hash>> + Send + 'static,
-) -> Result<Json<LogProof>, ApiError> {
-    let proof = app.mesh.prove(find).await?.ok_or_else(|| {
+fn prove(app: &App, find: impl FnOnce(&Tree) -> Option<Vec<Hash>>) -> Result<Json<LogProof>, ApiError> {
+    let proof = find(&app.mesh.state().log.tree.read()).ok_or_else(|| {
         ApiError::bad_request("the log has no such entry or size: `/v1/log/checkpoint` tells its size")
     })?;
     Ok(Json(LogProof { hashes: proof.iter().map(|hash| STANDARD.encode(hash)).collect() }))

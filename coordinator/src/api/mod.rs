@@ -8,6 +8,7 @@ mod links;
 mod log;
 mod nodes;
 mod openapi;
+mod policy;
 mod problem;
 mod session;
 mod tokens;
@@ -47,7 +48,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/clusters", get(clusters::list))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{node}", get(nodes::show))
+        .route("/v1/nodes/{node}/attest", post(nodes::attest))
         .route("/v1/nodes/{node}/revoke", post(nodes::revoke))
+        .route("/v1/refusals", get(nodes::refusals))
+        .route("/v1/appraisal-policy", get(policy::show).put(policy::put))
+        .route("/v1/operator", post(policy::name_operator))
         .route("/v1/workloads", get(workloads::list))
         .route("/v1/links", get(links::list))
         .route("/v1/log/checkpoint", get(log::checkpoint))
@@ -55,12 +60,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/log/inclusion", get(log::inclusion))
         .route("/v1/log/consistency", get(log::consistency))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/signed", post(tokens::register))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), auth::require));
     open.merge(closed)
-        .layer(DefaultBodyLimit::max(body::MAX_BODY))
+        .layer(DefaultBodyLimit::max(body::MAX_BUNDLE))
         .layer(middleware::from_fn_with_state(app.clone(), finish))
         .with_state(app)
 }

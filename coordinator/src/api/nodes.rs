@@ -1,21 +1,28 @@
 //! `/v1/nodes`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
 };
+use carrick_attest::{Kind, Verdict, appraise};
 use carrick_types::NodeId;
-use carrick_wire::api::{Node, NodeState, Problem, RevokeNode};
+use carrick_wire::api::{Evidence, Node, NodeState, Problem, Refusal, RevokeNode};
+use tokio::time::timeout;
 
 use super::{ApiError, body::OptionalJson};
 use crate::{
     app::{App, now},
-    state::{Membership, MeshState, NodeRecord},
+    leases::Leases,
+    refusal::evidence,
+    state::{Membership, MeshState, NodeRecord, Suspension},
 };
 
 const MAX_REASON: usize = 500;
+
+/// How long a node may take to show new evidence when somebody waits.
+const EVIDENCE: Duration = Duration::from_secs(20);
 
 /// Every node that ever joined, by cluster and name.
 #[utoipa::path(get, path = "/v1/nodes", responses(
@@ -23,10 +30,10 @@ const MAX_REASON: usize = 500;
     (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<Node>> {
-    Json(of(&app.mesh.state(), &app.presence.online()))
+    Json(of(&app.mesh.state(), &app.leases, &app.presence.online()))
 }
 
-/// One node.
+/// One node, with every claim of its evidence.
 #[utoipa::path(get, path = "/v1/nodes/{node}",
     params(("node" = String, Path, description = "The node's id, or its name")),
     responses(
@@ -40,7 +47,59 @@ pub(super) async fn show(
 ) -> Result<Json<Node>, ApiError> {
     let state = app.mesh.state();
     let node = find(&state, node)?;
-    Ok(Json(shown(&state, node, app.presence.online().contains_key(&node.id))))
+    Ok(Json(in_detail(&app, &state, node)))
+}
+
+/// The nodes that were refused, the last first.
+#[utoipa::path(get, path = "/v1/refusals", responses(
+    (status = 200, description = "The last 1,000 refusals, the last first", body = Vec<Refusal>),
+    (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn refusals(State(app): State<Arc<App>>) -> Result<Json<Vec<Refusal>>, ApiError> {
+    Ok(Json(app.mesh.refusals().await?))
+}
+
+/// Asks a node for new evidence, and waits for the appraisal.
+#[utoipa::path(post, path = "/v1/nodes/{node}/attest",
+    params(("node" = String, Path, description = "The node's id, or its name")),
+    responses(
+        (status = 200, description = "The node, with every claim of its new evidence", body = Node),
+        (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The node is not online, shows nothing in time, or its evidence is refused", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn attest(
+    State(app): State<Arc<App>>,
+    node: Result<Path<String>, PathRejection>,
+) -> Result<Json<Node>, ApiError> {
+    let mut states = app.mesh.watch();
+    let state = states.borrow_and_update().clone();
+    let before = find(&state, node)?.clone();
+    let refused = |detail: String| ApiError::conflict("evidence", "There is no new evidence", detail);
+    if before.is_revoked() || !app.presence.want_evidence(before.id) {
+        return Err(refused(format!("node {} is not online", before.name)));
+    }
+    let answered = async {
+        while states.changed().await.is_ok() {
+            let state = states.borrow_and_update().clone();
+            let Some(node) = state.nodes.get(&before.id) else { break };
+            if node.logged != before.logged || node.membership != before.membership {
+                return Some((state.clone(), node.clone()));
+            }
+        }
+        None
+    };
+    let (state, node) = match timeout(EVIDENCE, answered).await {
+        Ok(Some(answer)) => answer,
+        Ok(None) => return Err(ApiError::busy("the coordinator is stopping: try again later")),
+        Err(_) => return Err(refused(format!("node {} shows nothing: look at its log", before.name))),
+    };
+    match &node.membership {
+        Membership::Active => Ok(Json(in_detail(&app, &state, &node))),
+        Membership::Suspended(why) => Err(refused(format!("node {} is suspended: {}", node.name, why.why()))),
+        Membership::Revoked(_) => Err(refused(format!("node {} was revoked meanwhile", node.name))),
+    }
 }
 
 /// Cuts a node off for good: its peers forget it at once, its session ends, and its keys never come back.
@@ -68,13 +127,13 @@ pub(super) async fn revoke(
     let id = find(&app.mesh.state(), node)?.id;
     let revoked = app.mesh.revoke(id, reason, now()).await?;
     let revoked = revoked.ok_or_else(|| ApiError::not_found(format!("there is no node {id}")))?;
-    Ok(Json(shown(&app.mesh.state(), &revoked, false)))
+    Ok(Json(shown(&app.mesh.state(), &app.leases, &revoked, false)))
 }
 
 /// The nodes as the API shows them, by cluster and name; `online` holds those that have a session.
-pub(super) fn of<T>(state: &MeshState, online: &BTreeMap<NodeId, T>) -> Vec<Node> {
-    let mut nodes: Vec<_> =
-        state.nodes.values().map(|node| shown(state, node, online.contains_key(&node.id))).collect();
+pub(super) fn of<T>(state: &MeshState, leases: &Leases, online: &BTreeMap<NodeId, T>) -> Vec<Node> {
+    let show = |node: &Arc<NodeRecord>| shown(state, leases, node, online.contains_key(&node.id));
+    let mut nodes: Vec<_> = state.nodes.values().map(show).collect();
     nodes.sort_by(|a, b| {
         (&a.cluster, &a.name, a.joined_at, a.id).cmp(&(&b.cluster, &b.name, b.joined_at, b.id))
     });
@@ -89,24 +148,58 @@ fn find(state: &MeshState, node: Result<Path<String>, PathRejection>) -> Result<
     })
 }
 
-fn shown(state: &MeshState, node: &NodeRecord, online: bool) -> Node {
-    let (v4, v6) = state.overlay.addresses(node.overlay_index);
-    let (node_state, revoked) = match &node.membership {
-        Membership::Active => (NodeState::Active, None),
-        Membership::Revoked(revocation) => (NodeState::Revoked, Some(revocation.clone())),
+/// A node with every claim of its evidence, as it is appraised now.
+fn in_detail(app: &App, state: &MeshState, node: &NodeRecord) -> Node {
+    let online = app.presence.online().contains_key(&node.id);
+    let statements = node.statements();
+    let appraised = appraise(&node.subject(state.mesh), &statements, &state.bundle.trusted, now());
+    let appraisals = match &appraised {
+        Ok(result) => result.appraisals(),
+        Err(rejection) => &rejection.appraisals,
     };
+    let pairs = appraisals.iter().zip(&statements);
+    let mut evidence: Vec<_> =
+        pairs.map(|(appraisal, statement)| evidence(appraisal, statement.appraised_at)).collect();
+    // What every node shows comes last.
+    evidence.sort_by_key(|evidence| evidence.kind == Kind::Identity);
+    Node { evidence, ..shown(state, &app.leases, node, online) }
+}
+
+fn shown(state: &MeshState, leases: &Leases, node: &NodeRecord, online: bool) -> Node {
+    let (v4, v6) = state.overlay.addresses(node.overlay_index);
+    let (node_state, suspended, revoked) = match &node.membership {
+        Membership::Active => (NodeState::Active, None, None),
+        Membership::Suspended(suspension) => (NodeState::Expired, Some(suspension), None),
+        Membership::Revoked(revocation) => (NodeState::Revoked, None, Some(revocation.clone())),
+    };
+    // Without the claims: they are worked out where one node is asked for.
+    let decision = match suspended {
+        Some(Suspension::Evidence { .. }) => Verdict::Refused,
+        Some(Suspension::Silent) | None => Verdict::Accepted,
+    };
+    let statements = node.statements();
+    let shown = statements.iter().filter(|statement| statement.evidence.kind() != Kind::Identity);
+    let evidence = shown.map(|statement| Evidence {
+        kind: statement.evidence.kind(),
+        appraised_at: statement.appraised_at,
+        decision,
+        claims: vec![],
+    });
     Node {
         id: node.id,
         name: node.name.clone(),
         cluster: node.cluster.clone(),
         state: node_state,
-        online: online && node.is_active(),
+        online: online && !node.is_revoked(),
         public_key: node.wireguard_key,
         prefixes: node.prefixes.clone(),
         overlay_ips: vec![v4.into(), v6.into()],
         endpoints: node.endpoints.clone(),
-        evidence: node.evidence.clone(),
-        lease_expires: None,
+        evidence: evidence.collect(),
+        lease: state.policy_of(node).lease,
+        lease_expires: node.is_active().then(|| leases.expires(state, node)),
+        suspended: suspended.map(|suspension| suspension.why().to_owned()),
+        trust: node.trust,
         joined_at: node.joined_at,
         revoked,
         version: node.version.clone(),

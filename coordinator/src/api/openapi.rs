@@ -11,7 +11,7 @@ use utoipa::{
     },
 };
 
-use super::{clusters, health, links, log, nodes, tokens, topology, workloads};
+use super::{clusters, health, links, log, nodes, policy, tokens, topology, workloads};
 use crate::app::App;
 
 /// The description of the API.
@@ -30,7 +30,12 @@ pub(super) async fn document(State(app): State<Arc<App>>) -> Json<openapi::OpenA
         clusters::list,
         nodes::list,
         nodes::show,
+        nodes::attest,
         nodes::revoke,
+        nodes::refusals,
+        policy::show,
+        policy::put,
+        policy::name_operator,
         workloads::list,
         links::list,
         log::checkpoint,
@@ -39,6 +44,7 @@ pub(super) async fn document(State(app): State<Arc<App>>) -> Json<openapi::OpenA
         log::consistency,
         tokens::list,
         tokens::create,
+        tokens::register,
         tokens::revoke,
         health::healthz,
         health::readyz,

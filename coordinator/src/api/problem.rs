@@ -7,7 +7,10 @@ use axum::{
 use carrick_wire::api::Problem;
 use http::{HeaderValue, StatusCode, header};
 
-use crate::{mesh::TokenError, store::StoreError};
+use crate::{
+    mesh::{PublishError, TokenError},
+    store::StoreError,
+};
 
 /// An error that is answered as a problem.
 #[derive(Debug)]
@@ -62,6 +65,16 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available at the moment", detail)
     }
 
+    /// What was asked for does not fit how things stand.
+    pub(crate) fn conflict(kind: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, kind, title, detail)
+    }
+
+    pub(crate) fn no_operator_key() -> Self {
+        let detail = "the operator's key is not held by the coordinator: sign with --operator-key FILE";
+        Self::conflict("no-operator-key", "The coordinator cannot sign this", detail)
+    }
+
     pub(crate) fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The coordinator failed", detail)
     }
@@ -87,7 +100,9 @@ impl From<StoreError> for ApiError {
                 Self::new(StatusCode::CONFLICT, "conflict", "Somebody else changed this meanwhile", detail)
             }
             StoreError::Stopping => Self::busy(detail),
-            StoreError::Corrupt { .. } | StoreError::Newer { .. } => Self::internal(detail),
+            StoreError::Corrupt { .. } | StoreError::Newer { .. } | StoreError::Older(_) => {
+                Self::internal(detail)
+            }
         }
     }
 }
@@ -98,7 +113,19 @@ impl From<TokenError> for ApiError {
             TokenError::TooMany => {
                 Self::new(StatusCode::CONFLICT, "too-many", "Too many join tokens", error.to_string())
             }
+            TokenError::Forged => Self::bad_request(error.to_string()),
             TokenError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PublishError> for ApiError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Bundle(_) | PublishError::OtherCoordinator(_) => {
+                Self::conflict("policy-bundle", "The policy bundle is refused", error.to_string())
+            }
+            PublishError::Store(error) => error.into(),
         }
     }
 }

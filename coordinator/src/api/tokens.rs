@@ -6,13 +6,15 @@ use axum::{
     Json as Answer,
     extract::{Path, State, rejection::PathRejection},
 };
-use carrick_types::{JoinToken, TokenId, TokenSeed};
-use carrick_wire::api::{CreateToken, CreatedToken, Problem, Token};
+use carrick_attest::token::Capability;
+use carrick_types::{JoinToken, OperatorPin, TokenId, TokenSeed, UnixTime, check_named_prefix_claim};
+use carrick_wire::api::{CreateToken, CreatedToken, Problem, RegisterToken, RegisteredToken, Token};
 use http::StatusCode;
 
 use super::{ApiError, body::Json};
 use crate::{
     app::{App, now},
+    refusal::MAX_PREFIXES,
     setup::random,
     store::TokenRecord,
 };
@@ -40,38 +42,88 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Answer<Vec<Token
 ))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    Json(CreateToken { cluster, ttl_seconds, uses }): Json<CreateToken>,
+    Json(CreateToken { cluster, ttl_seconds, uses, prefixes }): Json<CreateToken>,
 ) -> Result<(StatusCode, Answer<CreatedToken>), ApiError> {
     let ttl = ttl_seconds.unwrap_or(DEFAULT_TTL_SECONDS);
     if !(1..=MAX_TTL_SECONDS).contains(&ttl) {
         return Err(ApiError::bad_request(format!("ttl_seconds is {ttl}: give 1 to {MAX_TTL_SECONDS}")));
     }
-    let uses = uses.unwrap_or(1);
-    if !(1..=MAX_USES).contains(&uses) {
-        return Err(ApiError::bad_request(format!("uses is {uses}: give 1 to {MAX_USES}")));
-    }
     let now = now();
     let fail = |error: crate::StartError| ApiError::internal(error.to_string());
     let seed = TokenSeed::from_bytes(random().map_err(fail)?);
-    let record = TokenRecord {
-        id: TokenId::from_bytes(random().map_err(fail)?),
+    let capability = Capability {
+        mesh: app.id,
+        token: TokenId::from_bytes(random().map_err(fail)?),
+        key: seed.public(),
         cluster: cluster.clone(),
-        key_hash: TokenRecord::hash(&seed.public()),
-        created_at: now,
+        uses: uses.unwrap_or(1),
         expires_at: now.saturating_add(Duration::from_secs(ttl)),
-        uses,
-        used: 0,
-        revoked: false,
+        prefixes,
     };
-    let (id, expires_at) = (record.id, record.expires_at);
-    app.mesh.add_token(record, now).await?;
-    let token =
-        JoinToken { id, mesh: app.id, cluster: cluster.clone(), ca: app.ca, seed, urls: app.urls.clone() };
-    tracing::info!(token = %id, %cluster, uses, %expires_at, "join token made");
+    check(&capability, now)?;
+    let operator = app.mesh.state().bundle.trusted.operator();
+    let signed = app.operator.sign_token(&operator, &capability).ok_or_else(ApiError::no_operator_key)?;
+    let (id, uses, expires_at) = (capability.token, capability.uses, capability.expires_at);
+    add(&app, TokenRecord { signed, capability, created_at: now, used: 0, revoked: false }).await?;
+    let token = JoinToken {
+        id,
+        mesh: app.id,
+        cluster: cluster.clone(),
+        ca: app.ca,
+        operator: OperatorPin::of(&operator),
+        seed,
+        urls: app.urls.clone(),
+    };
     Ok((
         StatusCode::CREATED,
         Answer(CreatedToken { id, token: token.to_string(), cluster, expires_at, uses }),
     ))
+}
+
+/// Takes a join token that the operator signed elsewhere. Its secret stays with the operator.
+#[utoipa::path(post, path = "/v1/tokens/signed", request_body = RegisterToken, responses(
+    (status = 201, description = "What belongs into the token's text beside its secret", body = RegisteredToken),
+    (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+    (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
+    (status = 507, description = "The disk is full", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn register(
+    State(app): State<Arc<App>>,
+    Json(RegisterToken { capability: signed }): Json<RegisterToken>,
+) -> Result<(StatusCode, Answer<RegisteredToken>), ApiError> {
+    let now = now();
+    let operator = app.mesh.state().bundle.trusted.operator();
+    let opened = signed.open(&operator).map_err(|error| ApiError::bad_request(format!("the token: {error}")));
+    let capability = opened?;
+    check(&capability, now)?;
+    let id = capability.token;
+    add(&app, TokenRecord { signed, capability, created_at: now, used: 0, revoked: false }).await?;
+    let answer = RegisteredToken { id, urls: app.urls.clone(), operator: OperatorPin::of(&operator) };
+    Ok((StatusCode::CREATED, Answer(answer)))
+}
+
+/// The bounds of what a token may allow.
+fn check(capability: &Capability, now: UnixTime) -> Result<(), ApiError> {
+    let (uses, longest) = (capability.uses, now.saturating_add(Duration::from_secs(MAX_TTL_SECONDS)));
+    if !(1..=MAX_USES).contains(&uses) {
+        return Err(ApiError::bad_request(format!("uses is {uses}: give 1 to {MAX_USES}")));
+    }
+    if capability.expires_at <= now || capability.expires_at > longest {
+        return Err(ApiError::bad_request(format!("a token expires within {MAX_TTL_SECONDS} seconds")));
+    }
+    let prefixes = capability.prefixes.as_deref().unwrap_or_default();
+    if prefixes.len() > MAX_PREFIXES {
+        return Err(ApiError::bad_request(format!("a token names at most {MAX_PREFIXES} prefixes")));
+    }
+    check_named_prefix_claim(prefixes, &[]).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+async fn add(app: &App, record: TokenRecord) -> Result<(), ApiError> {
+    let Capability { token, cluster, uses, expires_at, .. } = record.capability.clone();
+    app.mesh.add_token(record, now()).await?;
+    tracing::info!(%token, %cluster, uses, %expires_at, "join token made");
+    Ok(())
 }
 
 /// Takes a join token back: nobody joins with it any more. Nodes that did stay.

@@ -61,7 +61,7 @@ pub(super) fn topology(app: &App) -> Topology {
         mesh: state.mesh,
         revision: state.revision,
         clusters: clusters::of(&state),
-        nodes: nodes::of(&state, &online.keys().map(|id| (*id, ())).collect::<BTreeMap<_, _>>()),
+        nodes: nodes::of(&state, &app.leases, &online.keys().map(|id| (*id, ())).collect::<BTreeMap<_, _>>()),
         workloads: vec![],
         links: links::of(&state, online),
     }

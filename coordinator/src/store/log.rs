@@ -9,9 +9,9 @@ use rusqlite::{Connection, params};
 use super::{Store, StoreError, nodes::unsigned};
 
 impl Store {
-    /// The tree of everything that is logged.
-    pub(crate) const fn log(&self) -> &Tree {
-        &self.log
+    /// The position that the next entry will have.
+    pub(crate) fn next_position(&self) -> u64 {
+        self.log.read().size()
     }
 
     /// The text of the entries from `start` on, at most `limit`.
@@ -34,7 +34,7 @@ impl Store {
             }
             tree.push(leaf_hash(entry.as_bytes()));
         }
-        self.log = tree;
+        *self.log.write() = tree;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! Every change is one transaction, on disk before the call returns (`synchronous = FULL`). The rows of each kind are in the
 //! submodules; [`schema`] holds the tables and how old ones become new ones.
 
+mod bundles;
 mod log;
 mod nodes;
 mod schema;
@@ -13,14 +14,18 @@ use std::{
     sync::Arc,
 };
 
-use carrick_types::{Cidr, MeshId, Revision, Role, UnixTime};
-use carrick_wire::log::{Entry, tree::Tree};
+use carrick_attest::{Bytes, SignedBundle};
+use carrick_types::{Cidr, CoordinatorSecret, MeshId, OperatorPin, Revision, Role, UnixTime};
+use carrick_wire::{
+    hello::Head,
+    log::{Checkpoint, Entry},
+};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 pub(crate) use self::tokens::TokenRecord;
 use crate::{
     files,
-    state::{MeshState, Overlay},
+    state::{LogState, MeshState, Overlay, PublishedBundle, SharedTree},
 };
 
 /// The database of one mesh. One owner at a time.
@@ -28,7 +33,7 @@ use crate::{
 pub(crate) struct Store {
     db: Connection,
     path: PathBuf,
-    log: Tree,
+    log: SharedTree,
 }
 
 /// What is written once, when the mesh is made.
@@ -37,6 +42,9 @@ pub(crate) struct Founding {
     pub(crate) mesh: MeshId,
     pub(crate) overlay: Cidr,
     pub(crate) credentials: Vec<CredentialRecord>,
+    pub(crate) bundle: SignedBundle,
+    /// What the log begins with: the publication of the bundle.
+    pub(crate) entry: Entry,
 }
 
 /// A credential as the store has it.
@@ -79,6 +87,9 @@ pub enum StoreError {
         /// The latest that this code knows.
         known: i64,
     },
+    /// Written by a carrick before there were grants.
+    #[error("{0} was written by an older carrick that kept no grants: make a new mesh in another --data-dir")]
+    Older(PathBuf),
     /// A row that must not be there twice, or that should have been there.
     #[error("the change does not fit {0}: try again")]
     Conflict(PathBuf),
@@ -97,7 +108,7 @@ impl Store {
         let mut db = Connection::open_with_flags(&draft, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(fail)?;
         let write = |db: &mut Connection| {
             db.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = FULL;")?;
-            schema::migrate(db, 0)?;
+            schema::create(db)?;
             let tx = db.transaction()?;
             for (key, value) in [
                 ("mesh", founding.mesh.to_string()),
@@ -116,6 +127,8 @@ impl Store {
                     params![credential.hash, role],
                 )?;
             }
+            bundles::insert_bundle(&tx, 1, &founding.bundle)?;
+            log::append(&tx, 0, &founding.entry)?;
             tx.commit()
         };
         write(&mut db).map_err(fail)?;
@@ -127,10 +140,13 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let fail = |error| StoreError::from_sqlite(path, error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut db = Connection::open_with_flags(path, flags).map_err(fail)?;
+        let db = Connection::open_with_flags(path, flags).map_err(fail)?;
         let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
         if version > schema::VERSION {
             return Err(StoreError::Newer { path: path.to_owned(), found: version, known: schema::VERSION });
+        }
+        if version < schema::OLDEST {
+            return Err(StoreError::Older(path.to_owned()));
         }
         db.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
@@ -141,14 +157,13 @@ impl Store {
         if check != "ok" {
             return Err(StoreError::Corrupt { path: path.to_owned(), why: check });
         }
-        schema::migrate(&mut db, version).map_err(fail)?;
-        let mut store = Self { db, path: path.to_owned(), log: Tree::default() };
+        let mut store = Self { db, path: path.to_owned(), log: SharedTree::default() };
         store.reload_log()?;
         Ok(store)
     }
 
-    /// Reads the whole mesh.
-    pub(crate) fn load(&self) -> Result<MeshState, StoreError> {
+    /// Reads the whole mesh, and signs the head of its log.
+    pub(crate) fn load(&self, key: &CoordinatorSecret) -> Result<MeshState, StoreError> {
         let mesh = self.meta("mesh")?;
         let v4 = self.meta("overlay")?;
         let overlay =
@@ -156,7 +171,27 @@ impl Store {
         let revision = Revision(self.meta("revision")?);
         let nodes = self.run(nodes::all)?;
         let nodes = nodes.into_iter().map(|node| (node.id, Arc::new(node))).collect();
-        Ok(MeshState { mesh, overlay, revision, nodes })
+        let signed = self.bundle()?;
+        // Whoever can write the database decides which bundle is in it; nodes check the signer for themselves.
+        let trusted = signed
+            .open(&OperatorPin::of(&signed.operator), &mesh)
+            .map_err(|error| self.corrupt(&format!("its policy bundle: {error}")))?;
+        let bundle = Arc::new(PublishedBundle { signed, trusted });
+        Ok(MeshState { mesh, overlay, revision, nodes, bundle, log: self.log_state(mesh, key) })
+    }
+
+    /// The overlay range that was fixed when the mesh was made.
+    pub(crate) fn overlay(&self) -> Result<Cidr, StoreError> {
+        self.meta("overlay")
+    }
+
+    /// The log as it stands, its head signed.
+    pub(crate) fn log_state(&self, mesh: MeshId, key: &CoordinatorSecret) -> LogState {
+        let tree = self.log.read();
+        let size = tree.size();
+        let head = tree.head(size).expect("a tree knows its own head");
+        let checkpoint = Checkpoint { mesh, size, head }.sign(key).to_string().into();
+        LogState { head: Head { size, head: Bytes(head) }, checkpoint, tree: self.log.clone() }
     }
 
     /// Who may call the API.
@@ -205,7 +240,7 @@ impl Store {
         entry: Option<&Entry>,
         change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(), StoreError> {
-        let position = self.log.size();
+        let position = self.next_position();
         let run = || {
             let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             change(&tx)?;
@@ -216,7 +251,7 @@ impl Store {
         };
         run().map_err(|error| StoreError::from_sqlite(&self.path, error))?;
         if let Some(entry) = entry {
-            self.log.push(entry.leaf_hash());
+            self.log.write().push(entry.leaf_hash());
         }
         Ok(())
     }
@@ -268,14 +303,16 @@ fn is_out_of_space(error: &rusqlite::Error) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{
-        state::{NodeRecord, tests::node},
-        store::tokens::tests::token,
+    use crate::state::{
+        LoggedEntry, NodeRecord,
+        tests::{bundle, mesh, node, signed, signing_key},
     };
+
+    pub(crate) use crate::store::tokens::tests::token;
 
     /// Some entry; the store does not ask which.
     pub(crate) fn entry() -> Entry {
-        let decision = carrick_wire::log::Decision::TokenRevoked { token: token(1).id };
+        let decision = carrick_wire::log::Decision::TokenRevoked { token: token(1).capability.token };
         Entry { at: UnixTime::from_millis(0), decision }
     }
 
@@ -283,7 +320,14 @@ pub(crate) mod tests {
         let path = dir.join("carrick.db");
         let overlay = "100.64.0.0/10".parse().unwrap();
         let credentials = vec![CredentialRecord { role: Role::Admin, hash: [7; 32] }];
-        Store::create(&path, &Founding { mesh: MeshId::from_bytes([1; 16]), overlay, credentials }).unwrap();
+        let bundle = signed(&bundle());
+        let decision = carrick_wire::log::Decision::BundlePublished {
+            version: 1,
+            operator: bundle.operator,
+            sha256: Bytes([0; 32]),
+        };
+        let entry = Entry { at: UnixTime::from_millis(0), decision };
+        Store::create(&path, &Founding { mesh: mesh(), overlay, credentials, bundle, entry }).unwrap();
         path
     }
 
@@ -293,15 +337,17 @@ pub(crate) mod tests {
         let path = founded(dir.path());
         let mut store = Store::open(&path).unwrap();
         store.insert_token(&token(2), &entry()).unwrap();
-        let joined = NodeRecord { endpoints: vec!["[2001:db8::1]:51820".parse().unwrap()], ..node(1, 1) };
-        store.admit(&joined, &token(2).id, &entry()).unwrap();
+        let endpoints = vec!["[2001:db8::1]:51820".parse().unwrap()];
+        let logged = LoggedEntry { position: 2, text: entry().to_text().into() };
+        let joined = NodeRecord { endpoints, logged, ..node(1, 1) };
+        store.admit(&joined, Some(&token(2).capability.token), &entry()).unwrap();
         std::mem::forget(store);
 
         let store = Store::open(&path).unwrap();
-        let state = store.load().unwrap();
+        let state = store.load(&signing_key()).unwrap();
         assert_eq!(state.revision, Revision(1));
         assert_eq!(state.nodes.values().map(|node| NodeRecord::clone(node)).collect::<Vec<_>>(), [joined]);
-        assert_eq!(store.token(&token(2).id).unwrap().unwrap().used, 1);
+        assert_eq!(store.token(&token(2).capability.token).unwrap().unwrap().used, 1);
         assert_eq!(store.credentials().unwrap()[0].hash, [7; 32]);
     }
 
@@ -310,10 +356,10 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&founded(dir.path())).unwrap();
         store.insert_token(&token(1), &entry()).unwrap();
-        store.admit(&node(1, 1), &token(1).id, &entry()).unwrap();
-        let error = store.admit(&node(2, 2), &token(1).id, &entry()).unwrap_err();
+        store.admit(&node(1, 1), Some(&token(1).capability.token), &entry()).unwrap();
+        let error = store.admit(&node(2, 2), Some(&token(1).capability.token), &entry()).unwrap_err();
         assert!(matches!(error, StoreError::Conflict(_)), "{error}");
-        assert_eq!(store.load().unwrap().nodes.len(), 1);
+        assert_eq!(store.load(&signing_key()).unwrap().nodes.len(), 1);
     }
 
     #[test]
@@ -321,10 +367,10 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&founded(dir.path())).unwrap();
         store.insert_token(&token(9), &entry()).unwrap();
-        store.admit(&node(1, 1), &token(9).id, &entry()).unwrap();
+        store.admit(&node(1, 1), Some(&token(9).capability.token), &entry()).unwrap();
         let twin = NodeRecord { wireguard_key: node(1, 1).wireguard_key, ..node(2, 2) };
-        store.admit(&twin, &token(9).id, &entry()).unwrap_err();
-        assert_eq!(store.token(&token(9).id).unwrap().unwrap().used, 1);
+        store.admit(&twin, Some(&token(9).capability.token), &entry()).unwrap_err();
+        assert_eq!(store.token(&token(9).capability.token).unwrap().unwrap().used, 1);
     }
 
     #[test]
@@ -333,14 +379,14 @@ pub(crate) mod tests {
         let path = founded(dir.path());
         let mut store = Store::open(&path).unwrap();
         store.insert_token(&token(1), &entry()).unwrap();
-        store.admit(&node(1, 1), &token(1).id, &entry()).unwrap();
-        store.admit(&node(2, 2), &token(1).id, &entry()).unwrap_err();
-        assert_eq!(store.log().size(), 2, "what was refused is not logged");
-        let head = store.log().head(2);
+        store.admit(&node(1, 1), Some(&token(1).capability.token), &entry()).unwrap();
+        store.admit(&node(2, 2), Some(&token(1).capability.token), &entry()).unwrap_err();
+        assert_eq!(store.next_position(), 3, "what was refused is not logged");
+        let head = store.log.read().head(3);
         drop(store);
         let store = Store::open(&path).unwrap();
-        assert_eq!((store.log().size(), store.log().head(2)), (2, head));
-        assert_eq!(store.log_entries(1, 9).unwrap(), [entry().to_text()]);
+        assert_eq!((store.next_position(), store.log.read().head(3)), (3, head));
+        assert_eq!(store.log_entries(2, 9).unwrap(), [entry().to_text()]);
     }
 
     #[test]
@@ -349,7 +395,7 @@ pub(crate) mod tests {
         let path = founded(dir.path());
         let mut store = Store::open(&path).unwrap();
         store.insert_token(&token(1), &entry()).unwrap();
-        store.revoke_token(&token(1).id, &entry()).unwrap();
+        store.revoke_token(&token(1).capability.token, &entry()).unwrap();
         store.db.execute("DELETE FROM log WHERE position = 0", []).unwrap();
         assert!(Store::open(&path).unwrap_err().to_string().contains("its log has no entry 0"));
     }
@@ -364,19 +410,19 @@ pub(crate) mod tests {
         let (kept, error) = (1..200)
             .find_map(|n| {
                 store
-                    .admit(&node(n, n.into()), &token(100).id, &entry())
+                    .admit(&node(n, n.into()), Some(&token(100).capability.token), &entry())
                     .err()
                     .map(|error| (usize::from(n) - 1, error))
             })
             .unwrap();
         assert!(matches!(error, StoreError::Full(_)), "{error}");
         assert!(error.to_string().contains("free space on"));
-        assert_eq!(store.load().unwrap().nodes.len(), kept);
+        assert_eq!(store.load(&signing_key()).unwrap().nodes.len(), kept);
 
         store.db.pragma_update(None, "max_page_count", 100_000).unwrap();
         let next = u8::try_from(kept).unwrap() + 1;
-        store.admit(&node(next, next.into()), &token(100).id, &entry()).unwrap();
-        assert_eq!(store.load().unwrap().nodes.len(), kept + 1);
+        store.admit(&node(next, next.into()), Some(&token(100).capability.token), &entry()).unwrap();
+        assert_eq!(store.load(&signing_key()).unwrap().nodes.len(), kept + 1);
     }
 
     #[test]

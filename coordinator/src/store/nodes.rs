@@ -1,33 +1,37 @@
 //! The rows of nodes.
 
+use std::sync::Arc;
+
 use carrick_types::{Revision, TokenId, UnixTime};
 use carrick_wire::{api::Revocation, log::Entry};
-use rusqlite::{Connection, Row, params, types::Type};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Store, StoreError};
-use crate::state::{Membership, NodeRecord};
+use crate::state::{LoggedEntry, Membership, NodeRecord};
 
 impl Store {
     /// Adds a node, and takes a use of its token, in one transaction.
     pub(crate) fn admit(
         &mut self,
         node: &NodeRecord,
-        token: &TokenId,
+        token: Option<&TokenId>,
         entry: &Entry,
     ) -> Result<(), StoreError> {
         self.commit(Some(entry), |tx| {
-            let taken = tx.execute(
-                "UPDATE tokens SET used = used + 1 WHERE id = ?1 AND used < uses AND revoked = 0",
-                [token.to_string()],
-            )?;
-            if taken != 1 {
-                return Err(rusqlite::Error::StatementChangedRows(taken));
+            if let Some(token) = token {
+                let taken = tx.execute(
+                    "UPDATE tokens SET used = used + 1 WHERE id = ?1 AND used < uses AND revoked = 0",
+                    [token.to_string()],
+                )?;
+                if taken != 1 {
+                    return Err(rusqlite::Error::StatementChangedRows(taken));
+                }
             }
             tx.execute(
-                "INSERT INTO nodes (id, name, cluster, identity_key, wireguard_key, overlay_index, evidence, joined_at,
-                                    prefixes, endpoints, version, revision)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, '[]', '[]', '', 0)",
+                "INSERT INTO nodes (id, name, cluster, identity_key, wireguard_key, overlay_index, joined_at,
+                                    prefixes, endpoints, statements, logged, grant_revision, trust, version, revision)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '[]', '[]', '[]', ?8, 0, '', '', 0)",
                 params![
                     node.id.to_string(),
                     node.name.as_str(),
@@ -35,66 +39,95 @@ impl Store {
                     node.identity_key.to_string(),
                     node.wireguard_key.to_string(),
                     node.overlay_index,
-                    json(&node.evidence)?,
                     millis(node.joined_at),
+                    signed(node.logged.position),
                 ],
             )?;
             write(tx, node)
         })
     }
 
-    /// Writes what may change of a node: prefixes, endpoints, version, membership, and the revision with them.
-    /// `entry` tells of the change, where it is one that is logged.
+    /// Writes what may change of a node: everything but its id, name, cluster, identity key and overlay addresses, and the revision
+    /// with it. `entry` tells of the change, where it is one that is logged.
     pub(crate) fn update(&mut self, node: &NodeRecord, entry: Option<&Entry>) -> Result<(), StoreError> {
         self.commit(entry, |tx| write(tx, node))
+    }
+
+    /// Whether a WireGuard key was a node's that has another one now.
+    pub(crate) fn is_former_key(&self, key: &carrick_types::WireGuardKey) -> Result<bool, StoreError> {
+        self.run(|db| {
+            db.query_row("SELECT 1 FROM former_keys WHERE wireguard_key = ?1", [key.to_string()], |_| Ok(()))
+                .optional()
+                .map(|found| found.is_some())
+        })
     }
 }
 
 /// Every node that ever joined.
 pub(super) fn all(db: &Connection) -> rusqlite::Result<Vec<NodeRecord>> {
     db.prepare(
-        "SELECT id, name, cluster, identity_key, wireguard_key, overlay_index, prefixes, endpoints, evidence, version,
-                joined_at, revision, revoked_at, revoked_reason
-         FROM nodes",
+        "SELECT id, name, cluster, identity_key, wireguard_key, overlay_index, prefixes, endpoints, statements, version,
+                joined_at, revision, revoked_at, revoked_reason, suspended, grant_revision, trust, logged, entry
+         FROM nodes JOIN log ON logged = position",
     )?
     .query_map([], read)?
     .collect()
 }
 
 fn write(tx: &Connection, node: &NodeRecord) -> rusqlite::Result<()> {
-    let (revoked_at, reason) = match &node.membership {
-        Membership::Active => (None, None),
-        Membership::Revoked(revocation) => (Some(millis(revocation.at)), revocation.reason.as_deref()),
+    let (suspended, revoked_at, reason) = match &node.membership {
+        Membership::Active => (None, None, None),
+        Membership::Suspended(suspension) => (Some(json(suspension)?), None, None),
+        Membership::Revoked(revocation) => (None, Some(millis(revocation.at)), revocation.reason.as_deref()),
     };
-    let revision = i64::try_from(node.revision.0).unwrap_or(i64::MAX);
+    let id = node.id.to_string();
+    tx.execute(
+        "INSERT INTO former_keys (wireguard_key, node)
+         SELECT wireguard_key, id FROM nodes WHERE id = ?1 AND wireguard_key <> ?2",
+        params![id, node.wireguard_key.to_string()],
+    )?;
     let changed = tx.execute(
-        "UPDATE nodes SET prefixes = ?2, endpoints = ?3, version = ?4, revision = ?5, revoked_at = ?6, revoked_reason = ?7
+        "UPDATE nodes SET prefixes = ?2, endpoints = ?3, version = ?4, revision = ?5, revoked_at = ?6, revoked_reason = ?7,
+                          suspended = ?8, grant_revision = ?9, trust = ?10, logged = ?11, statements = ?12, wireguard_key = ?13
          WHERE id = ?1",
         params![
-            node.id.to_string(),
+            id,
             json(&node.prefixes)?,
             json(&node.endpoints)?,
             node.version,
-            revision,
+            signed(node.revision.0),
             revoked_at,
-            reason
+            reason,
+            suspended,
+            signed(node.grant_revision.0),
+            json(&node.trust)?,
+            signed(node.logged.position),
+            json(&*node.statements)?,
+            node.wireguard_key.to_string(),
         ],
     )?;
     if changed != 1 {
         return Err(rusqlite::Error::StatementChangedRows(changed));
     }
+    raise_revision(tx, node.revision)
+}
+
+/// Notes the revision that a change leads to.
+pub(super) fn raise_revision(tx: &Connection, revision: Revision) -> rusqlite::Result<()> {
     tx.execute(
         "UPDATE meta SET value = ?1 WHERE key = 'revision' AND CAST(value AS INTEGER) < ?2",
-        params![revision.to_string(), revision],
-    )?;
-    Ok(())
+        params![revision.to_string(), signed(revision.0)],
+    )
+    .map(drop)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<NodeRecord> {
-    let membership = match row.get::<_, Option<i64>>(12)? {
-        None => Membership::Active,
-        Some(_) => Membership::Revoked(Revocation { at: time(row, 12)?, reason: row.get(13)? }),
+    let membership = match (row.get::<_, Option<i64>>(12)?, row.get::<_, Option<String>>(14)?) {
+        (None, None) => Membership::Active,
+        (None, Some(_)) => Membership::Suspended(from_json(row, 14)?),
+        (Some(_), _) => Membership::Revoked(Revocation { at: time(row, 12)?, reason: row.get(13)? }),
     };
+    let statements: Vec<String> = from_json(row, 8)?;
     Ok(NodeRecord {
         id: text(row, 0)?,
         name: text(row, 1)?,
@@ -104,12 +137,20 @@ fn read(row: &Row<'_>) -> rusqlite::Result<NodeRecord> {
         overlay_index: row.get(5)?,
         prefixes: from_json(row, 6)?,
         endpoints: from_json(row, 7)?,
-        evidence: from_json(row, 8)?,
+        statements: statements.into(),
         version: row.get(9)?,
         joined_at: time(row, 10)?,
         revision: Revision(unsigned(row, 11)?),
+        grant_revision: Revision(unsigned(row, 15)?),
+        trust: from_json(row, 16)?,
+        logged: LoggedEntry { position: unsigned(row, 17)?, text: Arc::from(row.get::<_, String>(18)?) },
         membership,
     })
+}
+
+/// SQLite's integers have a sign.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// Reads a column of text into the type that it is.
@@ -138,11 +179,11 @@ pub(super) fn millis(time: UnixTime) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
-fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_str(&text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into()))

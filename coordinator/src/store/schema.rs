@@ -2,10 +2,13 @@
 
 use rusqlite::Connection;
 
-/// The version that this code writes: how many of the migrations have run.
-pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+/// The version that this code writes.
+pub(super) const VERSION: i64 = 2;
 
-const MIGRATIONS: &[&str] = &["
+/// The first version that can be brought to the current one. Before it, nodes were admitted without grants.
+pub(super) const OLDEST: i64 = 2;
+
+const TABLES: &str = "
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -14,15 +17,23 @@ CREATE TABLE credentials (
     hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
     role TEXT NOT NULL CHECK (role IN ('viewer', 'admin'))
 ) STRICT;
+CREATE TABLE bundles (
+    version INTEGER PRIMARY KEY,
+    signed TEXT NOT NULL
+) STRICT;
 CREATE TABLE tokens (
     id TEXT PRIMARY KEY,
-    cluster TEXT NOT NULL,
-    key_hash BLOB NOT NULL CHECK (length(key_hash) = 32),
+    signed TEXT NOT NULL,
+    capability TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     uses INTEGER NOT NULL,
     used INTEGER NOT NULL CHECK (used BETWEEN 0 AND uses),
     revoked INTEGER NOT NULL CHECK (revoked IN (0, 1))
+) STRICT;
+CREATE TABLE log (
+    position INTEGER PRIMARY KEY CHECK (position >= 0),
+    entry TEXT NOT NULL
 ) STRICT;
 CREATE TABLE nodes (
     id TEXT PRIMARY KEY,
@@ -33,27 +44,32 @@ CREATE TABLE nodes (
     overlay_index INTEGER NOT NULL UNIQUE CHECK (overlay_index > 0),
     prefixes TEXT NOT NULL,
     endpoints TEXT NOT NULL,
-    evidence TEXT NOT NULL,
+    statements TEXT NOT NULL,
+    logged INTEGER NOT NULL REFERENCES log (position) DEFERRABLE INITIALLY DEFERRED,
+    grant_revision INTEGER NOT NULL,
+    trust TEXT NOT NULL,
     version TEXT NOT NULL,
     joined_at INTEGER NOT NULL,
     revision INTEGER NOT NULL,
+    suspended TEXT,
     revoked_at INTEGER,
     revoked_reason TEXT
 ) STRICT;
 CREATE UNIQUE INDEX nodes_name ON nodes (name) WHERE revoked_at IS NULL;
-CREATE TABLE log (
-    position INTEGER PRIMARY KEY CHECK (position >= 0),
-    entry TEXT NOT NULL
+CREATE TABLE former_keys (
+    wireguard_key TEXT PRIMARY KEY,
+    node TEXT NOT NULL REFERENCES nodes (id)
 ) STRICT;
-"];
+CREATE TABLE refusals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    refusal TEXT NOT NULL
+) STRICT;
+";
 
-/// Runs the migrations that a database of version `from` has not seen, each in one transaction with its version.
-pub(super) fn migrate(db: &mut Connection, from: i64) -> rusqlite::Result<()> {
-    for (version, migration) in (1_i64..).zip(MIGRATIONS).skip_while(|(version, _)| *version <= from) {
-        let tx = db.transaction()?;
-        tx.execute_batch(migration)?;
-        tx.pragma_update(None, "user_version", version)?;
-        tx.commit()?;
-    }
-    Ok(())
+/// Makes the tables of a new database, in one transaction with its version.
+pub(super) fn create(db: &mut Connection) -> rusqlite::Result<()> {
+    let tx = db.transaction()?;
+    tx.execute_batch(TABLES)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    tx.commit()
 }

@@ -1,44 +1,36 @@
 //! The rows of join tokens.
 
-use carrick_types::{ClusterName, TokenId, TokenKey, UnixTime};
+use carrick_attest::{Signed, token::Capability};
+use carrick_types::{TokenId, UnixTime};
 use carrick_wire::{
     api::{Token, TokenState},
     log::Entry,
 };
 use rusqlite::{OptionalExtension as _, Row, params};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     Store, StoreError,
-    nodes::{millis, text, time, unsigned},
+    nodes::{from_json, json, millis, time, unsigned},
 };
 
 /// A join token as the store has it: not its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenRecord {
-    pub(crate) id: TokenId,
-    pub(crate) cluster: ClusterName,
-    /// SHA-256 of the token's public key.
-    pub(crate) key_hash: [u8; 32],
+    /// As its operator signed it.
+    pub(crate) signed: Signed<Capability>,
+    pub(crate) capability: Capability,
     pub(crate) created_at: UnixTime,
-    pub(crate) expires_at: UnixTime,
-    pub(crate) uses: u32,
     pub(crate) used: u32,
     pub(crate) revoked: bool,
 }
 
 impl TokenRecord {
-    /// What is stored of a token's key.
-    pub(crate) fn hash(key: &TokenKey) -> [u8; 32] {
-        Sha256::digest(key.as_bytes()).into()
-    }
-
     pub(crate) fn state(&self, now: UnixTime) -> TokenState {
         if self.revoked {
             TokenState::Revoked
-        } else if self.used >= self.uses {
+        } else if self.used >= self.capability.uses {
             TokenState::UsedUp
-        } else if now >= self.expires_at {
+        } else if now >= self.capability.expires_at {
             TokenState::Expired
         } else {
             TokenState::Active
@@ -47,33 +39,33 @@ impl TokenRecord {
 
     pub(crate) fn shown(&self, now: UnixTime) -> Token {
         Token {
-            id: self.id,
-            cluster: self.cluster.clone(),
+            id: self.capability.token,
+            cluster: self.capability.cluster.clone(),
             created_at: self.created_at,
-            expires_at: self.expires_at,
-            uses: self.uses,
+            expires_at: self.capability.expires_at,
+            uses: self.capability.uses,
             used: self.used,
             state: self.state(now),
         }
     }
 }
 
-const COLUMNS: &str = "id, cluster, key_hash, created_at, expires_at, uses, used, revoked";
+const COLUMNS: &str = "signed, capability, created_at, used, revoked";
 
 impl Store {
     pub(crate) fn insert_token(&mut self, token: &TokenRecord, entry: &Entry) -> Result<(), StoreError> {
         self.commit(Some(entry), |tx| {
             tx.execute(
-                &format!("INSERT INTO tokens ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
+                &format!("INSERT INTO tokens ({COLUMNS}, id, expires_at, uses) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
                 params![
-                    token.id.to_string(),
-                    token.cluster.as_str(),
-                    token.key_hash,
+                    json(&token.signed)?,
+                    json(&token.capability)?,
                     millis(token.created_at),
-                    millis(token.expires_at),
-                    token.uses,
                     token.used,
                     token.revoked,
+                    token.capability.token.to_string(),
+                    millis(token.capability.expires_at),
+                    token.capability.uses,
                 ],
             )
             .map(drop)
@@ -117,14 +109,11 @@ impl Store {
 
 fn read(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {
     Ok(TokenRecord {
-        id: text(row, 0)?,
-        cluster: text(row, 1)?,
-        key_hash: row.get(2)?,
-        created_at: time(row, 3)?,
-        expires_at: time(row, 4)?,
-        uses: row.get(5)?,
-        used: row.get(6)?,
-        revoked: row.get(7)?,
+        signed: from_json(row, 0)?,
+        capability: from_json(row, 1)?,
+        created_at: time(row, 2)?,
+        used: row.get(3)?,
+        revoked: row.get(4)?,
     })
 }
 
@@ -133,16 +122,23 @@ pub(crate) mod tests {
     use carrick_types::TokenSeed;
 
     use super::*;
+    use crate::state::tests::{mesh, operator};
 
     /// The token of seed 9, for an hour from 1970 and so many uses.
     pub(crate) fn token(uses: u32) -> TokenRecord {
-        TokenRecord {
-            id: TokenId::from_bytes([9; 10]),
+        let capability = Capability {
+            mesh: mesh(),
+            token: TokenId::from_bytes([9; 10]),
+            key: TokenSeed::from_bytes([9; 32]).public(),
             cluster: "east".parse().unwrap(),
-            key_hash: TokenRecord::hash(&TokenSeed::from_bytes([9; 32]).public()),
-            created_at: UnixTime::from_millis(0),
-            expires_at: UnixTime::from_millis(3_600_000),
             uses,
+            expires_at: UnixTime::from_millis(3_600_000),
+            prefixes: None,
+        };
+        TokenRecord {
+            signed: Signed::seal(&capability, &operator()),
+            capability,
+            created_at: UnixTime::from_millis(0),
             used: 0,
             revoked: false,
         }

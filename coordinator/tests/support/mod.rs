@@ -4,14 +4,15 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use axum::body::Bytes;
+use axum::body::Bytes as Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use carrick_attest::Bytes;
 use carrick_coordinator::{Config, Coordinator, RunError};
-use carrick_types::{CaPin, Cidr, Credential, IdentitySecret, JoinToken, Revision, WireGuardSecret};
+use carrick_trust::{Memory, Myself, View, Witness};
+use carrick_types::{CaPin, Cidr, Credential, IdentitySecret, JoinToken, OperatorPin, WireGuardSecret};
 use carrick_wire::{
     api::{CreatedToken, Problem},
-    hello::Introduction,
-    netmap::NetmapView,
+    hello::{Have, Introduction, Trust},
     session::{Challenge, EXPORTER_LABEL, PATH, Refusal, ToCoordinator, ToNode, Welcome, decode, encode},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -82,7 +83,7 @@ pub(crate) fn run(coordinator: Coordinator) -> Running {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: http::HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
 }
 
 impl Answer {
@@ -147,7 +148,7 @@ impl Running {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(self.connect().await)).await.unwrap();
         tokio::spawn(connection);
-        let mut request = request.map(|body| Full::new(Bytes::from(body)));
+        let mut request = request.map(|body| Full::new(Body::from(body)));
         request.headers_mut().entry("host").or_insert("coordinator.carrick.internal".parse().unwrap());
         timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap()
     }
@@ -200,7 +201,7 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) cluster: String,
     pub(crate) prefixes: Vec<&'static str>,
-    pub(crate) have: Option<Revision>,
+    pub(crate) have: Have,
 }
 
 impl Node {
@@ -212,7 +213,7 @@ impl Node {
             name: name.to_owned(),
             cluster: "east".to_owned(),
             prefixes: vec![],
-            have: None,
+            have: Have::default(),
         }
     }
 
@@ -225,7 +226,8 @@ impl Node {
 pub(crate) struct Member {
     pub(crate) session: Session,
     pub(crate) welcome: Welcome,
-    pub(crate) netmap: NetmapView,
+    /// Believes what is proven, as a node would.
+    pub(crate) witness: Witness,
 }
 
 impl Session {
@@ -247,29 +249,38 @@ impl Session {
     /// The refusal that comes, after whatever else comes; the session ends with it.
     pub(crate) async fn refused(&mut self) -> Refusal {
         loop {
-            match self.next().await.expect("a refusal") {
-                ToNode::Refused(refusal) => {
-                    assert_eq!(self.next().await, None, "the session ends with a refusal");
-                    return refusal;
-                }
-                ToNode::Challenge(_) | ToNode::Welcome(_) | ToNode::Netmap(_) | ToNode::Delta(_) => {}
+            if let ToNode::Refused(refusal) = self.next().await.expect("a refusal") {
+                assert_eq!(self.next().await, None, "the session ends with a refusal");
+                return refusal;
             }
         }
     }
 
     pub(crate) fn answer(&self, node: &Node, token: Option<&JoinToken>) -> ToCoordinator {
+        let challenge = self.challenge.as_ref().unwrap();
+        let moment = challenge.request.moment(&self.exporter, 1, RUNTIME);
         let introduction = Introduction {
             name: node.name.parse().unwrap(),
             cluster: node.cluster.parse().unwrap(),
             prefixes: node.prefixes.iter().map(|text| text.parse::<Cidr>().unwrap()).collect(),
             version: "test".to_owned(),
             have: node.have,
+            trust: Trust::Evidence,
             identity: &node.identity,
             wireguard: &node.wireguard,
             token: token.map(|token| (token.id, &token.seed)),
+            evidence: vec![],
         };
-        ToCoordinator::Hello(Box::new(introduction.answer(self.challenge.as_ref().unwrap(), &self.exporter)))
+        ToCoordinator::Hello(Box::new(introduction.answer(&challenge.request, &moment)))
     }
+}
+
+/// The digest of what these nodes say that they run.
+pub(crate) const RUNTIME: Bytes<32> = Bytes([1; 32]);
+
+/// Any moment under the coordinator's first policy bundle.
+fn now() -> carrick_types::UnixTime {
+    std::time::SystemTime::now().into()
 }
 
 impl Running {
@@ -285,16 +296,33 @@ impl Running {
         let ToNode::Welcome(welcome) = answer else { panic!("no welcome: {answer:?}") };
         let netmap = session.next().await.expect("a netmap");
         let ToNode::Netmap(netmap) = netmap else { panic!("no netmap: {netmap:?}") };
-        Ok(Member { session, welcome, netmap: netmap.into() })
+        let challenge = session.challenge.as_ref().unwrap();
+        let bundle = &challenge.bundle;
+        let operator = OperatorPin::of(&bundle.operator);
+        let myself = Myself {
+            id: node.id(),
+            wireguard_key: node.wireguard.public(),
+            prefixes: node.prefixes.iter().map(|text| text.parse().unwrap()).collect(),
+        };
+        let mut witness =
+            Witness::new(challenge.request.mesh, myself, Trust::Evidence, Memory::new(operator));
+        witness.handle_bundle(bundle, now()).unwrap();
+        witness.handle_netmap(netmap, now()).unwrap();
+        Ok(Member { session, welcome, witness })
     }
 }
 
 impl Member {
+    /// What is believed of the mesh.
+    pub(crate) fn view(&self) -> &View {
+        self.witness.view().unwrap()
+    }
+
     /// Applies deltas until the netmap is as awaited.
-    pub(crate) async fn until(&mut self, what: &str, awaited: impl Fn(&NetmapView) -> bool) {
-        while !awaited(&self.netmap) {
+    pub(crate) async fn until(&mut self, what: &str, awaited: impl Fn(&View) -> bool) {
+        while !awaited(self.view()) {
             match self.session.next().await {
-                Some(ToNode::Delta(delta)) => self.netmap.apply(delta).unwrap(),
+                Some(ToNode::Delta(delta)) => self.witness.handle_delta(delta, now()).unwrap(),
                 other => panic!("while waiting for {what}: {other:?}"),
             }
         }

@@ -2,11 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use carrick_attest::{
+    Bundle, Claim, Kind, Signed, SignedBundle, Verdict, policy::Succession, token::Capability,
+};
 use carrick_types::{
-    Cidr, ClusterName, CoordinatorKey, MeshId, NodeId, NodeName, Revision, TokenId, UnixTime, WireGuardKey,
+    Cidr, ClusterName, CoordinatorKey, LeaseProfile, MeshId, NodeId, NodeName, OperatorKey, OperatorPin,
+    Revision, TokenId, UnixTime, WireGuardKey,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::{hello::Trust, session::RefusalCode};
 
 /// The whole mesh at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -59,8 +65,14 @@ pub struct Node {
     pub endpoints: Vec<SocketAddr>,
     /// What it showed to be let in.
     pub evidence: Vec<Evidence>,
-    /// When its lease lapses; `null` where it has none.
+    /// Its lease profile.
+    pub lease: LeaseProfile,
+    /// When its lease lapses unless it is renewed; `null` where it has none.
     pub lease_expires: Option<UnixTime>,
+    /// Why its lease lapsed, where it did.
+    pub suspended: Option<String>,
+    /// Whether it checks the evidence of its peers itself.
+    pub trust: Trust,
     /// When it joined.
     pub joined_at: UnixTime,
     /// Why it was revoked, where it was.
@@ -83,13 +95,78 @@ pub enum NodeState {
     Revoked,
 }
 
-/// One thing that a node showed, and when it was found good.
+/// One thing that a node showed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Evidence {
-    /// For example `join-token`.
-    pub kind: String,
-    /// When.
+    /// What.
+    pub kind: Kind,
+    /// When it was appraised.
     pub appraised_at: UnixTime,
+    /// Whether it is good under the policy bundle of today.
+    pub decision: Verdict,
+    /// Each claim with its verdict; only where one node is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Claim>,
+}
+
+/// A node that was refused, or whose new evidence was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Refusal {
+    /// When.
+    pub at: UnixTime,
+    /// Its id, where it proved it.
+    pub node: Option<NodeId>,
+    /// What it called itself.
+    pub name: NodeName,
+    /// The cluster that it asked for.
+    pub cluster: ClusterName,
+    /// Why, for programs.
+    #[schema(value_type = String)]
+    pub code: RefusalCode,
+    /// Why, for people.
+    pub detail: String,
+    /// What it showed, with every claim that was looked at.
+    pub evidence: Vec<Evidence>,
+}
+
+/// The operator's policy bundle that is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppraisalPolicy {
+    /// The bundle as its operator signed it.
+    #[schema(value_type = Object)]
+    pub signed: SignedBundle,
+    /// Whether the coordinator itself holds the operator's key, and so can sign.
+    pub operator_key_held: bool,
+}
+
+/// A new policy bundle: signed, or a draft that a coordinator which holds the operator's key signs. Exactly one of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutAppraisalPolicy {
+    /// As its operator signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub signed: Option<SignedBundle>,
+    /// What is to be signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub draft: Option<Box<Bundle>>,
+}
+
+/// A request that the operator's key which the coordinator holds names another operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NameOperator {
+    /// The operator that follows.
+    pub operator: OperatorKey,
+}
+
+/// The word of the operator's key that the coordinator holds. The new operator's first bundle carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NamedOperator {
+    /// Signed by the former operator.
+    #[schema(value_type = Object)]
+    pub succession: Signed<Succession>,
 }
 
 /// When and why a node was cut off.
@@ -165,6 +242,29 @@ pub struct CreateToken {
     /// How many nodes may join with it: 1 to 100,000; one where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uses: Option<u32>,
+    /// The networks within which nodes may claim prefixes, public ones included; any private network where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<Vec<Cidr>>,
+}
+
+/// A join token that the operator signed, since the coordinator does not hold the operator's key. Its secret stays with the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterToken {
+    /// What the token allows.
+    #[schema(value_type = Object)]
+    pub capability: Signed<Capability>,
+}
+
+/// What belongs into the text of a token, beside its capability and its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RegisteredToken {
+    /// Its id.
+    pub id: TokenId,
+    /// Where nodes reach the coordinator, best first.
+    pub urls: Vec<String>,
+    /// The operator whose policy nodes believe.
+    pub operator: OperatorPin,
 }
 
 /// A join token with its secret, shown once.

@@ -2,11 +2,19 @@
 //!
 //! ```text
 //! coordinator                                node
-//!   Challenge  ------------------------------>
-//!   <------------------------------  Hello
+//!   Challenge  ------------------------------>   with the policy bundle
+//!   <------------------------------  Hello       with evidence
 //!   Welcome | Refused  ---------------------->
 //!   Netmap | Delta  ------------------------->   then a Delta with every change
 //!   <------------------------------  Endpoints, Links, as they change
+//!   <------------------------------  Heartbeat   as often as the bundle asks
+//!   Beat  ----------------------------------->   answers each, while all is well
+//!   <------------------------------  Renew       when the node wants new keys or has new evidence
+//!   Attest  --------------------------------->   whenever evidence is wanted
+//!   <------------------------------  Attested
+//!   Bundle  --------------------------------->   when the operator changes it
+//!   <------------------------------  Prove       when a peer told of a head that is not known
+//!   Proven  --------------------------------->
 //!   Refused  -------------------------------->   when the node is revoked
 //! ```
 //!
@@ -14,11 +22,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use carrick_types::{ChallengeKey, ClusterName, MeshId, NodeId, NodeName, UnixTime};
+use carrick_attest::{Bytes, SignedBundle};
+use carrick_types::{ClusterName, NodeId, NodeName, Revision, UnixTime};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    hello::Hello,
+    hello::{Heartbeat, Hello, Proof, Request},
     netmap::{Netmap, NetmapDelta},
 };
 
@@ -54,6 +63,34 @@ pub enum ToNode {
     Netmap(Netmap),
     /// What changed since the last netmap or delta.
     Delta(NetmapDelta),
+    /// The node shall prove itself anew, as [`ToCoordinator::Attested`].
+    Attest(Request),
+    /// The coordinator has heard a heartbeat, and vouches for the netmap.
+    Beat(Beat),
+    /// The operator changed the policy bundle.
+    Bundle(Box<SignedBundle>),
+    /// The log of one size begins with the log of another.
+    Proven(Proven),
+}
+
+/// The coordinator's word that a node's netmap is current: as of the heartbeat that it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Of the heartbeat.
+    pub sequence: u64,
+    /// The revision that the coordinator stands at. It vouches for nobody in an older one.
+    pub revision: Revision,
+}
+
+/// A proof of consistency (RFC 6962); empty where the coordinator has none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proven {
+    /// The smaller size.
+    pub old: u64,
+    /// The larger size.
+    pub new: u64,
+    /// The proof.
+    pub proof: Vec<Bytes<32>>,
 }
 
 /// What a node says to its coordinator.
@@ -72,17 +109,28 @@ pub enum ToCoordinator {
         /// One entry a tunnel.
         links: Vec<LinkReport>,
     },
+    /// The node runs on.
+    Heartbeat(Heartbeat),
+    /// The node asks to be asked for evidence: it has a new key to show.
+    Renew,
+    /// The answer to [`ToNode::Attest`].
+    Attested(Box<Proof>),
+    /// The node asks whether the log of one size begins with the log of another.
+    Prove {
+        /// The smaller size.
+        old: u64,
+        /// The larger size.
+        new: u64,
+    },
 }
 
-/// What a node has to answer, fresh for each session.
+/// What a node has to answer, fresh for each session, and by which policy it will be judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Challenge {
-    /// The mesh that this coordinator serves.
-    pub mesh: MeshId,
-    /// Random bytes.
-    pub nonce: [u8; 32],
-    /// Against this the node proves possession of its WireGuard key.
-    pub challenge_key: ChallengeKey,
+    /// What its proof must be made for.
+    pub request: Request,
+    /// The operator's policy bundle.
+    pub bundle: SignedBundle,
 }
 
 /// What a node is told about itself before the netmap.
@@ -126,6 +174,8 @@ pub enum RefusalCode {
     KeyTaken,
     /// The node is revoked.
     Revoked,
+    /// The evidence is not what the policy bundle asks for.
+    Evidence,
     /// No member, and no token.
     NotAMember,
     /// A proof does not hold.

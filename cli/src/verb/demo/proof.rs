@@ -13,6 +13,7 @@ use carrick_lab::{
     mesh::Mesh,
     traffic::{Beacon, HttpServer, http_get, ping, stream},
 };
+use serde_json::Value;
 
 use super::{Interrupt, report::Report};
 
@@ -271,7 +272,8 @@ fn log(mesh: &Mesh) -> Result<String> {
         entries.len()
     );
     let count = |kind: &str| entries.iter().filter(|entry| entry["type"] == kind).count();
-    let (joined, revoked) = (count("node-joined"), count("node-revoked"));
+    let by_token = |entry: &&Value| entry["type"] == "granted" && entry["token"].is_string();
+    let (joined, revoked) = (entries.iter().filter(by_token).count(), count("node-revoked"));
     ensure!(
         (joined, revoked) == (mesh.nodes.len(), 1),
         "{joined} joins and {revoked} revocations are logged"

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carrick_types::{Cidr, ClusterName, NodeId, TokenId, UnixTime, WireGuardKey};
+use carrick_attest::{Grant, Kind, StatementDigest, token::Capability};
+use carrick_types::{Cidr, MeshId, NodeId, OperatorKey, TokenId, UnixTime, WireGuardKey};
 
 use super::{Decision, Entry};
 
@@ -22,6 +23,15 @@ pub enum Breach {
     /// Not an entry.
     #[error("it is not an entry that this carrick knows")]
     Unreadable,
+    /// A bundle whose version did not rise.
+    #[error("policy bundle {0} came after {1}")]
+    BundleVersion(u64, u64),
+    /// A grant under a bundle that was not in force.
+    #[error("node {0} was granted a key under policy bundle {1}, which was not in force")]
+    PolicyVersion(NodeId, u64),
+    /// A token that no operator signed, or for another mesh.
+    #[error("a token was made that no operator of this mesh signed")]
+    ForgedToken,
     /// Two tokens of one id.
     #[error("token {0} was made twice")]
     TokenTwice(TokenId),
@@ -39,36 +49,69 @@ pub enum Breach {
         why: &'static str,
     },
     /// An id or a key that was there before.
-    #[error("node {0} joined with an id or a WireGuard key that another node has or had")]
+    #[error("node {0} was granted an id or a WireGuard key that another node has or had")]
     Reused(NodeId),
+    /// Evidence that was shown before.
+    #[error("node {0} was granted a key by evidence that was used before")]
+    ReusedEvidence(NodeId),
     /// Of a node that is none.
     #[error("node {0} is no member")]
     NotAMember(NodeId),
+    /// Suspended twice, or resumed without having been suspended.
+    #[error("node {0} was suspended or resumed out of turn")]
+    OutOfTurn(NodeId),
     /// Addresses that belong to another member.
     #[error("node {0} was given {1}, which overlaps {2} of another member")]
     Overlap(NodeId, Cidr, Cidr),
 }
 
 /// Follows a log from its first entry, and refuses what cannot come next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Auditor {
+    mesh: MeshId,
+    operators: Vec<OperatorKey>,
     position: u64,
+    bundle: u64,
     tokens: BTreeMap<TokenId, Token>,
-    members: BTreeMap<NodeId, Vec<Cidr>>,
-    /// Every id and key that ever was a member's.
+    members: BTreeMap<NodeId, Member>,
+    /// Every id that ever was a member's.
     ids: BTreeSet<NodeId>,
-    keys: BTreeSet<WireGuardKey>,
+    /// Whose every key was that ever was a member's.
+    keys: BTreeMap<WireGuardKey, NodeId>,
+    /// Evidence that is good for one grant.
+    spent: BTreeSet<[u8; 32]>,
 }
 
 #[derive(Debug)]
 struct Token {
-    cluster: ClusterName,
-    left: u32,
-    expires_at: UnixTime,
+    capability: Capability,
+    used: u32,
     revoked: bool,
 }
 
+#[derive(Debug)]
+struct Member {
+    allowed_ips: Vec<Cidr>,
+    suspended: bool,
+    statements: Vec<StatementDigest>,
+}
+
 impl Auditor {
+    /// An auditor of the log of a mesh with these operators, of today and before.
+    pub const fn new(mesh: MeshId, operators: Vec<OperatorKey>) -> Self {
+        Self {
+            mesh,
+            operators,
+            position: 0,
+            bundle: 0,
+            tokens: BTreeMap::new(),
+            members: BTreeMap::new(),
+            ids: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            spent: BTreeSet::new(),
+        }
+    }
+
     /// Takes the next entry of the log.
     ///
     /// # Errors
@@ -76,20 +119,30 @@ impl Auditor {
     pub fn follow(&mut self, text: &str) -> Result<Entry, AuditError> {
         let position = self.position;
         self.position += 1;
-        let entry: Entry =
-            serde_json::from_str(text).map_err(|_| AuditError { position, breach: Breach::Unreadable })?;
+        let entry = Entry::from_text(text).ok_or(AuditError { position, breach: Breach::Unreadable })?;
         self.check(&entry).map_err(|breach| AuditError { position, breach })?;
         Ok(entry)
     }
 
+    /// The version of the policy bundle that came into force last; 0 where none did.
+    pub const fn bundle(&self) -> u64 {
+        self.bundle
+    }
+
     fn check(&mut self, entry: &Entry) -> Result<(), Breach> {
         match &entry.decision {
-            Decision::TokenCreated { token, cluster, uses, expires_at } => {
-                let made =
-                    Token { cluster: cluster.clone(), left: *uses, expires_at: *expires_at, revoked: false };
-                match self.tokens.insert(*token, made) {
+            Decision::BundlePublished { version, .. } => {
+                let before = std::mem::replace(&mut self.bundle, *version);
+                if *version > before { Ok(()) } else { Err(Breach::BundleVersion(*version, before)) }
+            }
+            Decision::TokenCreated { capability } => {
+                let opened = self.operators.iter().find_map(|operator| capability.open(operator).ok());
+                let capability =
+                    opened.filter(|capability| capability.mesh == self.mesh).ok_or(Breach::ForgedToken)?;
+                let id = capability.token;
+                match self.tokens.insert(id, Token { capability, used: 0, revoked: false }) {
                     None => Ok(()),
-                    Some(_) => Err(Breach::TokenTwice(*token)),
+                    Some(_) => Err(Breach::TokenTwice(id)),
                 }
             }
             Decision::TokenRevoked { token } => {
@@ -97,70 +150,106 @@ impl Auditor {
                 known.revoked = true;
                 Ok(())
             }
-            Decision::NodeJoined {
-                node, cluster, identity_key, wireguard_key, allowed_ips, token, ..
-            } => {
-                self.spend(*node, cluster, *token, entry.at)?;
-                let new = NodeId::of(identity_key) == *node
-                    && self.ids.insert(*node)
-                    && self.keys.insert(*wireguard_key);
-                if !new {
-                    return Err(Breach::Reused(*node));
-                }
-                self.give(*node, allowed_ips)
-            }
-            Decision::PrefixesChanged { node, allowed_ips } => {
-                self.members.remove(node).ok_or(Breach::NotAMember(*node))?;
-                self.give(*node, allowed_ips)
-            }
+            Decision::Granted { grant, token } => self.granted(grant, *token, entry.at),
+            Decision::Suspended { node, .. } => self.suspend(*node, true),
+            Decision::Resumed { node } => self.suspend(*node, false),
             Decision::NodeRevoked { node, .. } => {
                 self.members.remove(node).map(drop).ok_or(Breach::NotAMember(*node))
             }
         }
     }
 
-    fn spend(
-        &mut self,
-        node: NodeId,
-        cluster: &ClusterName,
-        id: TokenId,
-        at: UnixTime,
-    ) -> Result<(), Breach> {
-        let token = self.tokens.get_mut(&id).ok_or(Breach::UnknownToken(id))?;
-        let bad = |why| Err(Breach::BadToken { node, token: id, why });
-        if token.revoked {
-            return bad("revoked");
+    fn granted(&mut self, grant: &Grant, token: Option<TokenId>, at: UnixTime) -> Result<(), Breach> {
+        let node = grant.node;
+        if grant.policy_version != self.bundle {
+            return Err(Breach::PolicyVersion(node, grant.policy_version));
         }
-        if at >= token.expires_at {
-            return bad("expired");
+        match token {
+            Some(token) => {
+                self.spend(grant, token, at)?;
+                if NodeId::of(&grant.identity_key) != node || !self.ids.insert(node) {
+                    return Err(Breach::Reused(node));
+                }
+            }
+            None if self.members.contains_key(&node) => {}
+            None => {
+                if NodeId::of(&grant.identity_key) != node || !self.ids.insert(node) {
+                    return Err(Breach::Reused(node));
+                }
+            }
         }
-        if token.cluster != *cluster {
-            return bad("for another cluster");
+        if *self.keys.entry(grant.wireguard_key).or_insert(node) != node {
+            return Err(Breach::Reused(node));
         }
-        match token.left.checked_sub(1) {
-            Some(left) => token.left = left,
-            None => return bad("used up"),
+        let before = self.members.remove(&node);
+        for statement in &grant.statements {
+            // What holds by an earlier grant of the same node holds on; a token admits several nodes.
+            let again = before.as_ref().is_some_and(|before| before.statements.contains(statement));
+            if statement.kind != Kind::JoinToken && !again && !self.spent.insert(statement.sha256.0) {
+                return Err(Breach::ReusedEvidence(node));
+            }
+        }
+        self.give(node, &grant.allowed_ips)?;
+        // New evidence lifts a suspension.
+        let member = Member {
+            allowed_ips: grant.allowed_ips.clone(),
+            suspended: false,
+            statements: grant.statements.clone(),
+        };
+        self.members.insert(node, member);
+        Ok(())
+    }
+
+    fn suspend(&mut self, node: NodeId, suspend: bool) -> Result<(), Breach> {
+        let member = self.members.get_mut(&node).ok_or(Breach::NotAMember(node))?;
+        if std::mem::replace(&mut member.suspended, suspend) == suspend {
+            return Err(Breach::OutOfTurn(node));
         }
         Ok(())
     }
 
-    fn give(&mut self, node: NodeId, prefixes: &[Cidr]) -> Result<(), Breach> {
-        let held = self.members.values().flatten();
+    fn spend(&mut self, grant: &Grant, id: TokenId, at: UnixTime) -> Result<(), Breach> {
+        let token = self.tokens.get_mut(&id).ok_or(Breach::UnknownToken(id))?;
+        let bad = |why| Err(Breach::BadToken { node: grant.node, token: id, why });
+        if token.revoked {
+            return bad("revoked");
+        }
+        if at >= token.capability.expires_at {
+            return bad("expired");
+        }
+        if token.capability.cluster != grant.cluster {
+            return bad("for another cluster");
+        }
+        if token.used >= token.capability.uses {
+            return bad("used up");
+        }
+        token.used += 1;
+        Ok(())
+    }
+
+    fn give(&self, node: NodeId, prefixes: &[Cidr]) -> Result<(), Breach> {
+        let held = self.members.values().flat_map(|member| &member.allowed_ips);
         for other in held {
             if let Some(prefix) = prefixes.iter().find(|prefix| prefix.overlaps(other)) {
                 return Err(Breach::Overlap(node, *prefix, *other));
             }
         }
-        self.members.insert(node, prefixes.to_vec());
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use carrick_types::{IdentitySecret, WireGuardSecret};
+    use carrick_attest::{Bytes, Signed};
+    use carrick_types::{IdentitySecret, OperatorSecret, TokenSeed, WireGuardSecret};
 
     use super::*;
+
+    const MESH: MeshId = MeshId::from_bytes([1; 16]);
+
+    fn operator() -> OperatorSecret {
+        OperatorSecret::from_bytes([2; 32])
+    }
 
     fn token(n: u8) -> TokenId {
         TokenId::from_bytes([n; 10])
@@ -170,35 +259,63 @@ mod tests {
         NodeId::of(&IdentitySecret::from_bytes([n; 32]).public())
     }
 
-    fn created(uses: u32) -> Decision {
-        Decision::TokenCreated {
+    fn bundle(version: u64) -> Decision {
+        Decision::BundlePublished { version, operator: operator().public(), sha256: Bytes([0; 32]) }
+    }
+
+    fn created(uses: u32, by: &OperatorSecret) -> Decision {
+        let capability = Capability {
+            mesh: MESH,
             token: token(1),
+            key: TokenSeed::from_bytes([3; 32]).public(),
             cluster: "east".parse().unwrap(),
             uses,
             expires_at: UnixTime::from_millis(100),
-        }
+            prefixes: None,
+        };
+        Decision::TokenCreated { capability: Signed::seal(&capability, by) }
     }
 
-    fn joined(n: u8) -> Decision {
-        Decision::NodeJoined {
+    fn made(uses: u32) -> Decision {
+        created(uses, &operator())
+    }
+
+    fn grant(n: u8, evidence: u8) -> Grant {
+        Grant {
             node: node(n),
             name: format!("n{n}").parse().unwrap(),
             cluster: "east".parse().unwrap(),
             identity_key: IdentitySecret::from_bytes([n; 32]).public(),
             wireguard_key: WireGuardSecret::from_bytes([n; 32]).public(),
             allowed_ips: vec![format!("10.{n}.0.0/16").parse().unwrap()],
-            token: token(1),
+            policy_version: 1,
+            statements: vec![
+                StatementDigest { kind: Kind::Identity, sha256: Bytes([evidence; 32]) },
+                StatementDigest { kind: Kind::JoinToken, sha256: Bytes([255; 32]) },
+            ],
         }
+    }
+
+    fn joined(n: u8) -> Decision {
+        Decision::Granted { grant: grant(n, n), token: Some(token(1)) }
+    }
+
+    fn renewed(grant: Grant) -> Decision {
+        Decision::Granted { grant, token: None }
     }
 
     fn revoked(n: u8) -> Decision {
         Decision::NodeRevoked { node: node(n), reason: None }
     }
 
-    /// Follows decisions made at these times.
+    fn suspended(n: u8) -> Decision {
+        Decision::Suspended { node: node(n), reason: "silent".to_owned() }
+    }
+
+    /// Follows decisions made at these times, after a first bundle.
     fn audit(log: impl IntoIterator<Item = (u64, Decision)>) -> Result<(), String> {
-        let mut auditor = Auditor::default();
-        for (at, decision) in log {
+        let mut auditor = Auditor::new(MESH, vec![operator().public()]);
+        for (at, decision) in std::iter::once((0, bundle(1))).chain(log) {
             let entry = Entry { at: UnixTime::from_millis(at), decision };
             let followed = auditor.follow(&entry.to_text()).map_err(|error| error.to_string())?;
             assert_eq!(followed, entry, "an entry comes back from its text");
@@ -208,16 +325,22 @@ mod tests {
 
     #[test]
     fn a_true_log_is_followed_to_its_end() {
-        let prefixes =
-            Decision::PrefixesChanged { node: node(1), allowed_ips: vec!["10.9.0.0/16".parse().unwrap()] };
-        let taken_back = Decision::TokenRevoked { token: token(1) };
+        let moved = Grant { allowed_ips: vec!["10.9.0.0/16".parse().unwrap()], ..grant(1, 1) };
+        let key = WireGuardSecret::from_bytes([77; 32]).public();
+        let rotated = Grant { wireguard_key: key, ..grant(2, 78) };
+        let after = Grant { policy_version: 2, ..grant(2, 79) };
         audit([
-            (0, created(2)),
+            (0, made(2)),
             (1, joined(1)),
-            (2, prefixes),
+            (2, renewed(moved)),
             (3, joined(2)),
+            (4, suspended(1)),
+            (4, Decision::Resumed { node: node(1) }),
             (4, revoked(1)),
-            (5, taken_back),
+            (5, Decision::TokenRevoked { token: token(1) }),
+            (6, renewed(rotated)),
+            (7, bundle(2)),
+            (8, renewed(after)),
         ])
         .unwrap();
     }
@@ -225,23 +348,36 @@ mod tests {
     #[test]
     fn what_cannot_have_happened_is_named_with_its_position() {
         let refused = |log: Vec<(u64, Decision)>| audit(log).unwrap_err();
-        assert!(refused(vec![(0, joined(1))]).starts_with("entry 0: token"));
-        assert!(refused(vec![(0, created(1)), (1, joined(1)), (2, joined(2))]).contains("used up"));
-        assert!(refused(vec![(0, created(9)), (100, joined(1))]).contains("expired"));
+        assert!(refused(vec![(0, joined(1))]).starts_with("entry 1: token"));
+        assert!(refused(vec![(0, made(1)), (1, joined(1)), (2, joined(2))]).contains("used up"));
+        assert!(refused(vec![(0, made(9)), (100, joined(1))]).contains("expired"));
         let taken_back = Decision::TokenRevoked { token: token(1) };
-        assert!(refused(vec![(0, created(9)), (1, taken_back), (2, joined(1))]).contains("revoked"));
-        assert!(refused(vec![(0, created(9)), (0, created(9))]).contains("made twice"));
-        let back = vec![(0, created(9)), (1, joined(1)), (2, revoked(1)), (3, joined(1))];
-        assert!(refused(back).starts_with("entry 3: "), "a revoked node never comes back with its keys");
+        assert!(refused(vec![(0, made(9)), (1, taken_back), (2, joined(1))]).contains("revoked"));
+        assert!(refused(vec![(0, made(9)), (0, made(9))]).contains("made twice"));
+        let stranger = OperatorSecret::from_bytes([99; 32]);
+        assert!(refused(vec![(0, created(1, &stranger))]).contains("no operator"));
+        let back = vec![(0, made(9)), (1, joined(1)), (2, revoked(1)), (3, joined(1))];
+        assert!(refused(back).starts_with("entry 4: "), "a revoked node never comes back with its keys");
+        let back = vec![(0, made(9)), (1, joined(1)), (2, revoked(1)), (3, renewed(grant(1, 7)))];
+        assert!(refused(back).starts_with("entry 4: "), "nor as if it were a member");
         assert!(refused(vec![(0, revoked(1))]).contains("no member"));
-        let Decision::NodeJoined { node, name, cluster, identity_key, wireguard_key, token, .. } = joined(2)
-        else {
-            unreachable!("joined() is a join");
-        };
-        let allowed_ips = vec!["10.1.7.0/24".parse().unwrap()];
-        let thief =
-            Decision::NodeJoined { node, name, cluster, identity_key, wireguard_key, allowed_ips, token };
-        assert!(refused(vec![(0, created(9)), (1, joined(1)), (2, thief)]).contains("overlaps 10.1.0.0/16"));
-        assert_eq!(Auditor::default().follow("{}").unwrap_err().breach, Breach::Unreadable);
+        assert!(
+            refused(vec![(0, made(9)), (1, joined(1)), (2, suspended(1)), (3, suspended(1))])
+                .contains("turn")
+        );
+        assert!(refused(vec![(0, bundle(1))]).contains("bundle 1 came after 1"));
+        let early = Grant { policy_version: 2, ..grant(1, 9) };
+        assert!(refused(vec![(0, made(9)), (1, joined(1)), (2, renewed(early))]).contains("not in force"));
+        let thief = Grant { allowed_ips: vec!["10.1.7.0/24".parse().unwrap()], ..grant(2, 2) };
+        let thief = Decision::Granted { grant: thief, token: Some(token(1)) };
+        assert!(refused(vec![(0, made(9)), (1, joined(1)), (2, thief)]).contains("overlaps 10.1.0.0/16"));
+        let key = grant(1, 1).wireguard_key;
+        let double =
+            Decision::Granted { grant: Grant { wireguard_key: key, ..grant(2, 2) }, token: Some(token(1)) };
+        assert!(refused(vec![(0, made(9)), (1, joined(1)), (2, double)]).contains("key that another"));
+        let replay = Decision::Granted { grant: grant(2, 1), token: Some(token(1)) };
+        assert!(refused(vec![(0, made(9)), (1, joined(1)), (2, replay)]).contains("used before"));
+        let unreadable = Auditor::new(MESH, vec![]).follow("{}").unwrap_err();
+        assert_eq!(unreadable.breach, Breach::Unreadable);
     }
 }

@@ -1,9 +1,13 @@
 //! What is in the log.
 
-use carrick_types::{Cidr, ClusterName, IdentityKey, NodeId, NodeName, TokenId, UnixTime, WireGuardKey};
+use carrick_attest::{Bytes, Grant, Signed, token::Capability};
+use carrick_types::{NodeId, OperatorKey, TokenId, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::tree::{Hash, leaf_hash};
+
+/// The longest entry that is read, in bytes.
+pub const MAX_ENTRY: usize = 64 * 1024;
 
 /// One decision, and when it was made. The bytes in the tree are this as JSON, as the coordinator wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,47 +23,45 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Decision {
+    /// A policy bundle came into force.
+    BundlePublished {
+        /// Its version.
+        version: u64,
+        /// Who signed it.
+        operator: OperatorKey,
+        /// SHA-256 of its text.
+        sha256: Bytes<32>,
+    },
     /// An operator made a join token.
     TokenCreated {
-        /// Which.
-        token: TokenId,
-        /// The cluster that nodes join with it.
-        cluster: ClusterName,
-        /// How many may.
-        uses: u32,
-        /// Until when.
-        expires_at: UnixTime,
+        /// What it allows, signed.
+        capability: Signed<Capability>,
     },
     /// An operator took a join token back.
     TokenRevoked {
         /// Which.
         token: TokenId,
     },
-    /// A node joined, for one use of a token.
-    NodeJoined {
-        /// Its id.
-        node: NodeId,
-        /// Its name.
-        name: NodeName,
-        /// Its cluster.
-        cluster: ClusterName,
-        /// Its identity key.
-        identity_key: IdentityKey,
-        /// Its WireGuard key.
-        wireguard_key: WireGuardKey,
-        /// Its overlay addresses and the prefixes that it speaks for.
-        allowed_ips: Vec<Cidr>,
-        /// The token that it joined with.
-        token: TokenId,
+    /// Peers accept a node's key from now on.
+    Granted {
+        /// The node, its key, its prefixes and its evidence.
+        grant: Grant,
+        /// The token that it joined with, for one use; `None` where it was a member already.
+        token: Option<TokenId>,
     },
-    /// A node speaks for other prefixes than before.
-    PrefixesChanged {
+    /// Peers accept a node no longer, for now: its lease lapsed.
+    Suspended {
         /// Which.
         node: NodeId,
-        /// Its overlay addresses and the prefixes that it speaks for now.
-        allowed_ips: Vec<Cidr>,
+        /// Why.
+        reason: String,
     },
-    /// An operator cut a node off.
+    /// Peers accept a node again, by the grant that it has.
+    Resumed {
+        /// Which.
+        node: NodeId,
+    },
+    /// Peers never accept a node again.
     NodeRevoked {
         /// Which.
         node: NodeId,
@@ -72,6 +74,11 @@ impl Entry {
     /// The text that goes into the log.
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).expect("an entry is plain data")
+    }
+
+    /// Reads an entry's text. `None` where it is none, or too long.
+    pub fn from_text(text: &str) -> Option<Self> {
+        (text.len() <= MAX_ENTRY).then(|| serde_json::from_str(text).ok())?
     }
 
     /// The hash of this entry's leaf.

@@ -10,4 +10,4 @@ pub mod tree;
 
 pub use audit::{AuditError, Auditor, Breach};
 pub use checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
-pub use entry::{Decision, Entry};
+pub use entry::{Decision, Entry, MAX_ENTRY};

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 /// Allows so many at once and so many a second after.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     burst: f64,
     per_second: f64,
     left: f64,
@@ -12,13 +12,13 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    pub(super) fn new(burst: u32, per_second: f64) -> Self {
+    pub(crate) fn new(burst: u32, per_second: f64) -> Self {
         let burst = f64::from(burst);
         Self { burst, per_second, left: burst, at: None }
     }
 
     /// Whether one more is allowed now; counts it if so.
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
         let passed = self.at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
         self.at = Some(now);
         self.left = (self.left + passed * self.per_second).min(self.burst);

@@ -1,0 +1,73 @@
+//! `/v1/appraisal-policy` and `/v1/operator`: the policy bundle, and who signs it.
+
+use std::sync::Arc;
+
+use axum::{Json as Answer, extract::State};
+use carrick_wire::api::{AppraisalPolicy, NameOperator, NamedOperator, Problem, PutAppraisalPolicy};
+
+use super::{
+    ApiError,
+    body::{Json, MAX_BUNDLE},
+};
+use crate::app::{App, now};
+
+/// The policy bundle in force.
+#[utoipa::path(get, path = "/v1/appraisal-policy", responses(
+    (status = 200, description = "The policy bundle in force", body = AppraisalPolicy),
+    (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn show(State(app): State<Arc<App>>) -> Answer<AppraisalPolicy> {
+    Answer(shown(&app))
+}
+
+/// Puts a policy bundle into force. Nodes whose evidence is not enough under it are suspended.
+#[utoipa::path(put, path = "/v1/appraisal-policy", request_body = PutAppraisalPolicy, responses(
+    (status = 200, description = "The policy bundle in force now", body = AppraisalPolicy),
+    (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+    (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The bundle is older, expired, or not signed by the operator", body = Problem, content_type = "application/problem+json"),
+    (status = 507, description = "The disk is full", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn put(
+    State(app): State<Arc<App>>,
+    Json(asked): Json<PutAppraisalPolicy, MAX_BUNDLE>,
+) -> Result<Answer<AppraisalPolicy>, ApiError> {
+    let signed = match (asked.signed, asked.draft) {
+        (Some(signed), None) => signed,
+        (None, Some(draft)) => {
+            draft.check().map_err(|error| ApiError::bad_request(format!("the draft: {error}")))?;
+            let before = app.mesh.state().bundle.clone();
+            app.operator.sign_bundle(&before, &draft).ok_or_else(ApiError::no_operator_key)?
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(ApiError::bad_request("give either `signed` or `draft`"));
+        }
+    };
+    app.mesh.publish(signed, now()).await?;
+    app.operator.retire(&app.mesh.state().bundle.trusted.operator());
+    Ok(Answer(shown(&app)))
+}
+
+/// Signs, with the operator's key that the coordinator holds, that another operator follows. It does once its first bundle is put.
+#[utoipa::path(post, path = "/v1/operator", request_body = NameOperator, responses(
+    (status = 200, description = "The former operator's word", body = NamedOperator),
+    (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
+    (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+    (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The coordinator does not hold the operator's key", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn name_operator(
+    State(app): State<Arc<App>>,
+    Json(NameOperator { operator }): Json<NameOperator>,
+) -> Result<Answer<NamedOperator>, ApiError> {
+    let from = app.mesh.state().bundle.trusted.operator();
+    let succession = app.operator.name(app.id, from, operator).ok_or_else(ApiError::no_operator_key)?;
+    Ok(Answer(NamedOperator { succession }))
+}
+
+fn shown(app: &App) -> AppraisalPolicy {
+    let bundle = app.mesh.state().bundle.clone();
+    let operator_key_held = app.operator.holds(&bundle.trusted.operator());
+    AppraisalPolicy { signed: bundle.signed.clone(), operator_key_held }
+}

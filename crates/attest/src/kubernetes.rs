@@ -1,0 +1,41 @@
+//! Kubernetes bound service-account tokens as evidence.
+
+use carrick_types::UnixTime;
+use serde::{Deserialize, Serialize};
+
+use crate::{Appraisal, Kind, Transcript};
+
+/// The evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {}
+
+/// What an operator accepts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {}
+
+impl Policy {
+    /// Whether it makes sense in itself.
+    ///
+    /// # Errors
+    /// What does not, for people.
+    pub fn check(&self) -> Result<(), String> {
+        Err("this kind is not accepted yet".to_owned())
+    }
+}
+
+/// Appraises evidence that is bound to `transcript`, as of `at`.
+pub fn appraise(
+    _evidence: &Evidence,
+    _policy: &Policy,
+    _transcript: &Transcript,
+    _at: UnixTime,
+) -> Appraisal {
+    let mut appraisal = Appraisal::new(Kind::Kubernetes);
+    appraisal.refuse("evidence", "none", "a kind that is accepted");
+    appraisal
+}
+
+/// Writes the reference values that evidence shows into a draft.
+pub const fn learn(_evidence: &Evidence, _into: &mut Policy) {}
