@@ -4,9 +4,9 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use crate::{Event, REJECT_AFTER_TIME, ReceiveKey, SendKey};
 
-/// How many sessions are kept to receive with after others have replaced them: the one before, and one more, since handshakes that cross
-/// make two at once.
-const PREVIOUS: usize = 2;
+/// How many sessions are kept to receive with after others have replaced them. Where nothing crosses, it is the one before. Handshakes
+/// that cross make two sessions at once, and each side may send with the other's: then there are two before, and one beside.
+const PREVIOUS: usize = 3;
 
 /// Both halves of a session.
 pub(crate) struct Session {
@@ -106,8 +106,8 @@ impl Sessions {
     fn make_current(&mut self, session: Session, unconfirmed: Option<Session>, events: &mut VecDeque<Event>) {
         events.push_back(Event::Sending(session.send.clone()));
         let replaced = self.current.replace(session);
-        let [newer, older] = std::mem::take(&mut self.previous);
-        let mut kept = [unconfirmed, replaced, newer, older].into_iter().flatten();
+        let previous = std::mem::take(&mut self.previous);
+        let mut kept = [unconfirmed, replaced].into_iter().chain(previous).flatten();
         self.previous = std::array::from_fn(|_| kept.next());
         kept.for_each(|session| session.release(events));
     }

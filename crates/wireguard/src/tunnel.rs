@@ -370,7 +370,11 @@ impl Tunnel {
             self.initiate(now);
         }
         if fires(&mut self.timers.persistent, now) {
-            self.keepalive_due = true;
+            if self.sending(now).is_some() {
+                self.keepalive_due = true;
+            } else {
+                self.initiate(now);
+            }
             self.timers.persistent = self.config.persistent_keepalive.map(|interval| now + interval);
         }
         if fires(&mut self.timers.expiry, now) {
@@ -388,11 +392,10 @@ impl Tunnel {
         if let Some(response) = self.response.take() {
             return Some(Transmit::new(MessageType::Response, &response));
         }
-        if std::mem::take(&mut self.keepalive_due) {
-            if let Some(transmit) = self.keepalive(now) {
-                return Some(transmit);
-            }
-            self.initiate(now);
+        if std::mem::take(&mut self.keepalive_due)
+            && let Some(transmit) = self.keepalive(now)
+        {
+            return Some(transmit);
         }
         if std::mem::take(&mut self.initiation_due) {
             return self.initiation(now, context);

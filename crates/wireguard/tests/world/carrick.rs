@@ -17,7 +17,7 @@ use carrick_wireguard::{
 use super::{Dice, End, secret};
 
 /// Sessions, and the initiation that is under way.
-const MAX_INDICES: usize = 5;
+const MAX_INDICES: usize = 6;
 
 /// Packets that wait for a session.
 const MAX_WAITING: usize = 256;

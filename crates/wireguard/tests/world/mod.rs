@@ -1,6 +1,6 @@
 //! Two ends on a simulated network, with simulated clocks.
 
-#![allow(dead_code, reason = "no test uses all of it")]
+#![allow(dead_code, unused_imports, reason = "no test uses all of it")]
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
 
 pub(crate) mod boring;
