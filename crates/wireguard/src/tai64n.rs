@@ -31,7 +31,7 @@ impl Tai64N {
 
     /// The least timestamp that is greater.
     #[must_use]
-    pub(crate) fn successor(self) -> Self {
+    pub fn successor(self) -> Self {
         let mut bytes = self.0;
         for byte in bytes.iter_mut().rev() {
             *byte = byte.wrapping_add(1);

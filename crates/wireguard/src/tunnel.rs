@@ -204,6 +204,13 @@ impl Tunnel {
         }
     }
 
+    /// Asks for a handshake at once, whatever was sent before: the peer is likely elsewhere. How often is the caller's affair.
+    pub fn look(&mut self, now: Instant) {
+        let now = self.advance(now);
+        self.timers.attempt_ends = Some(now + REKEY_ATTEMPT_TIME);
+        self.initiation_due = true;
+    }
+
     /// Takes an initiation of this peer. `Ok` makes [`Tunnel::poll_transmit`] give the response.
     ///
     /// # Errors
