@@ -86,7 +86,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     let port = sockets.port();
     let interface = Interface::up(tun.index(), config.mtu).await?;
     let secret = identity.keys.wireguard.clone();
-    let (shard, failure) = match Shard::start(secret, tun, sockets) {
+    let (shard, failure) = match Shard::start(&secret, config.mtu, tun, sockets) {
         Ok(started) => started,
         Err(error) => {
             interface.down().await?;

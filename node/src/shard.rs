@@ -11,10 +11,10 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use carrick_dataplane::{Device, LinkState};
+use carrick_dataplane::{Device, LinkState, Outside};
 use carrick_types::{Cidr, WireGuardSecret};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -29,6 +29,19 @@ const BUDGET: usize = 64;
 
 /// Commands that may wait.
 const COMMANDS: usize = 64;
+
+/// The system's randomness and its wall clock.
+struct System;
+
+impl Outside for System {
+    fn random(&mut self, buffer: &mut [u8]) {
+        getrandom::fill(buffer).expect("the kernel has randomness since it has booted");
+    }
+
+    fn wall_clock(&mut self) -> Duration {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+}
 
 /// What the control side asks of the packet path.
 #[derive(Debug)]
@@ -65,7 +78,8 @@ pub(crate) struct Ended;
 impl Shard {
     /// Starts the thread. The receiver is told why when the thread ends by itself.
     pub(crate) fn start(
-        secret: WireGuardSecret,
+        secret: &WireGuardSecret,
+        mtu: u16,
         tun: Tun,
         sockets: UdpSockets,
     ) -> io::Result<(Self, oneshot::Receiver<io::Error>)> {
@@ -73,8 +87,10 @@ impl Shard {
         let (commands, receiver) = sync_channel(COMMANDS);
         let (fail, failure) = oneshot::channel();
         let (observe, observed) = mpsc::channel(8);
+        let mut device = Device::new(secret, System);
+        device.set_mtu(mtu);
         let mut path = PacketPath {
-            device: Device::new(secret),
+            device,
             tun,
             sockets,
             wake: wake.clone(),
@@ -181,7 +197,7 @@ impl PacketPath {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::SetOwn(prefixes) => self.device.set_own(prefixes),
-                Command::Rotate(secret) => self.device.rotate(secret, Instant::now()),
+                Command::Rotate(secret) => self.device.rotate(&secret, Instant::now()),
                 Command::ChangePeers(Change { removes, replaces, upserts }) => {
                     for (old, new, config) in replaces {
                         self.device.replace_peer(&old, new, config, Instant::now());

@@ -7,14 +7,16 @@ use std::{
 };
 
 use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
+use carrick_wireguard::message::MessageType;
 
 use crate::{
     allowed_ips::AllowedIps,
+    outside::{Outside, Surroundings},
     own_keys::{Claim, FORMER_KEY_LIFE, OwnKeys},
-    packet::addresses,
+    packet::{addresses, unpadded},
     peer::{Former, Peer, PeerConfig, REPLACED_KEY_LIFE},
     slots::Slots,
-    tunnel::{MessageType, Step, Tunnel},
+    tunnel::{Incoming, Tunnel},
     waiting::Waiting,
 };
 
@@ -23,6 +25,9 @@ pub const MAX_DATAGRAM: usize = 65_507;
 
 /// Room for the longest packet (65,535 bytes) with WireGuard's 32 bytes around it.
 const BUFFER: usize = 65_536 + 64;
+
+/// The MTU of the interface unless [`Device::set_mtu`] says otherwise, in bytes.
+const MTU: usize = 1420;
 
 /// How often the timers of the tunnels run.
 const TICK: Duration = Duration::from_millis(250);
@@ -84,7 +89,9 @@ pub struct Counters {
 
 /// A WireGuard device. One mutation, then drain [`Device::poll_transmit`] and [`Device::poll_packet`], then wait.
 pub struct Device {
+    surroundings: Surroundings,
     keys: OwnKeys,
+    mtu: usize,
     /// What this node speaks for: packets for anybody else end here.
     own: AllowedIps<()>,
     own_prefixes: Vec<Cidr>,
@@ -103,9 +110,11 @@ pub struct Device {
 
 impl Device {
     /// A device without peers.
-    pub fn new(secret: WireGuardSecret) -> Self {
+    pub fn new(secret: &WireGuardSecret, outside: impl Outside + 'static) -> Self {
         Self {
+            surroundings: Surroundings::new(outside),
             keys: OwnKeys::new(secret),
+            mtu: MTU,
             own: AllowedIps::default(),
             own_prefixes: Vec::new(),
             allowed_ips: AllowedIps::default(),
@@ -119,6 +128,11 @@ impl Device {
             counters: Counters::default(),
             buffer: vec![0; BUFFER].into(),
         }
+    }
+
+    /// Sets the MTU of the interface: no packet is padded beyond it, so that none has to be fragmented for its padding.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu.into();
     }
 
     /// Sets what this node speaks for.
@@ -137,7 +151,7 @@ impl Device {
     /// Handshakes that peers begin with the former key, since they do not know the new one yet, are taken for 180 seconds
     /// (WireGuard's reject-after-time) or until the next rotation. Sessions of a key before that are kept for the rest of their
     /// 180 seconds, and no new ones made.
-    pub fn rotate(&mut self, secret: WireGuardSecret, now: Instant) {
+    pub fn rotate(&mut self, secret: &WireGuardSecret, now: Instant) {
         let (former, new) = (self.keys.current.public, secret.public());
         if former == new {
             return;
@@ -235,11 +249,16 @@ impl Device {
         let Some(peer) = self.peers.get_mut(&key).filter(|_| packet.len() + 32 <= self.buffer.len()) else {
             return;
         };
-        if let Some(tunnel) = peer.sending() {
-            if let Step::Send(message) = tunnel.seal(packet, &mut self.buffer, now) {
+        if let Some(tunnel) = peer.sending(now) {
+            if let Some(message) = tunnel.seal(packet, self.mtu, &mut self.buffer, now) {
                 send(&mut self.transmits, &[], tunnel.endpoint, message);
             }
             peer.tx_bytes += packet.len() as u64;
+            // What was sent may have asked for the next session.
+            if let Some(tunnel) = &mut peer.current {
+                let candidates = &peer.config.endpoints;
+                flush(&mut self.transmits, candidates, tunnel, &mut self.surroundings, now);
+            }
             if peer.current.as_ref().is_some_and(Tunnel::has_keys) {
                 return;
             }
@@ -268,32 +287,25 @@ impl Device {
         self.replaced.retain(|_, (_, until)| now < *until);
         let mut given_up = Vec::new();
         for (key, peer) in &mut self.peers {
+            let (transmits, surroundings) = (&mut self.transmits, &mut self.surroundings);
             peer.former.retain_mut(|Former { tunnel, until }| {
-                let step = if now < *until { tunnel.tick(false, &mut self.buffer, now).ok() } else { None };
-                match &step {
-                    // No handshake is begun under a key that one side has no longer.
-                    Some(Step::Send(message))
-                        if MessageType::of(message) != Some(MessageType::Initiation) =>
-                    {
-                        send(&mut self.transmits, &[], tunnel.endpoint, message);
-                    }
-                    Some(_) => {}
-                    None => self.slots.release(tunnel.slot),
+                let lives = now < *until && tunnel.tick(now).is_ok();
+                if lives {
+                    flush_former(transmits, tunnel, surroundings, now);
+                } else {
+                    self.slots.release(tunnel.slot);
                 }
-                step.is_some()
+                lives
             });
             let wanted = self.waiting.waits_for(key);
-            peer.current.take_if(|tunnel| match tunnel.tick(wanted, &mut self.buffer, now) {
-                Ok(step) => {
-                    if let Step::Send(message) = step {
-                        send(&mut self.transmits, &peer.config.endpoints, tunnel.endpoint, message);
-                    }
-                    false
-                }
-                Err(_expired) => {
+            peer.current.take_if(|tunnel| {
+                let lives = tunnel.tick(now).is_ok();
+                if lives {
+                    flush(transmits, &peer.config.endpoints, tunnel, surroundings, now);
+                } else {
                     self.slots.release(tunnel.slot);
-                    true
                 }
+                !lives
             });
             if !peer.may_shake_hands() {
                 peer.cut(&mut self.slots, |_| true);
@@ -346,41 +358,54 @@ impl Device {
 
     /// `None` where the datagram is refused.
     fn open(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<()> {
-        let message = MessageType::of(datagram).filter(|_| datagram.len() <= MAX_DATAGRAM)?;
-        let (key, slot) = match self.keys.claim(from, message, datagram) {
-            Claim::Initiation { own, peer } => (peer, self.responder(own, peer, now)?),
-            Claim::Slot(slot) => (self.slots.peer(slot)?, slot),
-            Claim::Challenge(cookie_reply) => {
-                self.transmits.push_back(Transmit { to: from, payload: cookie_reply });
-                return None;
-            }
-            Claim::Refused => return None,
-        };
+        let message = MessageType::of(datagram).ok().filter(|_| datagram.len() <= MAX_DATAGRAM)?;
+        let (key, slot, incoming) =
+            match self.keys.claim(from, message, datagram, &mut self.surroundings, now) {
+                Claim::Initiation(identified) => {
+                    let (own, peer) = (*identified.responder(), *identified.initiator());
+                    (peer, self.responder(own, peer, now)?, Incoming::Initiation(identified))
+                }
+                Claim::Slot(slot) => (self.slots.peer(slot)?, slot, Incoming::Message(datagram)),
+                Claim::Challenge(cookie_reply) => {
+                    self.transmits.push_back(Transmit { to: from, payload: cookie_reply.to_vec() });
+                    return None;
+                }
+                Claim::Refused(reason) => {
+                    tracing::trace!(%from, ?message, %reason, "datagram refused");
+                    return None;
+                }
+            };
         let peer = self.peers.get_mut(&key)?;
         let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
         // The end of a handshake with a key that the peer has no longer. The peer sends nothing under it that would be lost.
         if message == MessageType::Response && tunnel.peer != key {
             return None;
         }
+        let opened = tunnel.open(from, incoming, &mut self.buffer, &mut self.surroundings, now);
+        let text = opened
+            .inspect_err(|reason| tracing::trace!(%from, ?message, %reason, "datagram refused"))
+            .ok()?;
         let mut received = 0;
-        match tunnel.open(from, message, datagram, &mut self.buffer, now)? {
-            Step::Nothing => {}
-            // Straight back to where it came from: an answer to a handshake is for whoever sent it.
-            Step::Send(answer) => self.transmits.push_back(Transmit { to: from, payload: answer.to_vec() }),
-            Step::Packet(packet) => {
-                let found = addresses(packet)?;
-                if self.allowed_ips.lookup(found.source) != Some(key) {
-                    self.counters.spoofed += 1;
-                } else if self.own.lookup(found.destination).is_none() {
-                    self.counters.not_for_us += 1;
-                } else {
-                    received = packet.len() as u64;
-                    self.packets.push_back(packet.to_vec());
-                }
+        // Nothing is a keepalive, or no data message at all.
+        if !text.is_empty() {
+            let packet = unpadded(text)?;
+            let found = addresses(packet)?;
+            if self.allowed_ips.lookup(found.source) != Some(key) {
+                self.counters.spoofed += 1;
+            } else if self.own.lookup(found.destination).is_none() {
+                self.counters.not_for_us += 1;
+            } else {
+                received = packet.len() as u64;
+                self.packets.push_back(packet.to_vec());
             }
         }
-        while let Step::Send(message) = tunnel.flush(&mut self.buffer, now) {
-            send(&mut self.transmits, &[], tunnel.endpoint, message);
+        if message == MessageType::Initiation && tunnel.peer == key {
+            peer.heard = tunnel.heard().map(|when| (tunnel.own, when));
+        }
+        if let Some(tunnel) = peer.current.as_mut().filter(|tunnel| tunnel.slot == slot) {
+            flush(&mut self.transmits, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
+        } else if let Some(former) = peer.former.iter_mut().find(|former| former.tunnel.slot == slot) {
+            flush_former(&mut self.transmits, &mut former.tunnel, &mut self.surroundings, now);
         }
         peer.rx_bytes += received;
         self.send_waiting(key, now);
@@ -399,7 +424,7 @@ impl Device {
             return Some(known.tunnel.slot);
         }
         let slot = self.slots.take(key)?;
-        let tunnel = Tunnel::new(former_own, key, slot, peer.endpoint());
+        let tunnel = Tunnel::new(former_own, key, slot, peer.endpoint(), peer.heard(&own));
         peer.former.insert(0, Former { tunnel, until });
         peer.bound_former(&mut self.slots);
         Some(slot)
@@ -409,9 +434,8 @@ impl Device {
     fn begin(&mut self, key: WireGuardKey, now: Instant) {
         self.ensure_current(key, now);
         let Some(Peer { config, current: Some(tunnel), .. }) = self.peers.get_mut(&key) else { return };
-        if let Step::Send(message) = tunnel.initiate(&mut self.buffer, now) {
-            send(&mut self.transmits, &config.endpoints, tunnel.endpoint, message);
-        }
+        tunnel.initiate(now);
+        flush(&mut self.transmits, &config.endpoints, tunnel, &mut self.surroundings, now);
     }
 
     /// The tunnel under the keys that both sides have now.
@@ -419,7 +443,8 @@ impl Device {
         let peer = self.peers.get_mut(&key)?;
         if peer.current.is_none() {
             let slot = self.slots.take(key)?;
-            peer.current = Some(Tunnel::new(&self.keys.current, key, slot, peer.endpoint()));
+            let heard = peer.heard(&self.keys.current.public);
+            peer.current = Some(Tunnel::new(&self.keys.current, key, slot, peer.endpoint(), heard));
             self.next_tick.get_or_insert(now + TICK);
         }
         peer.current.as_ref()
@@ -428,10 +453,10 @@ impl Device {
     /// Sends what waited for a peer, where there are keys by now.
     fn send_waiting(&mut self, key: WireGuardKey, now: Instant) {
         let Some(peer) = self.peers.get_mut(&key).filter(|_| self.waiting.waits_for(&key)) else { return };
-        while let Some(tunnel) = peer.sending()
+        while let Some(tunnel) = peer.sending(now)
             && let Some(packet) = self.waiting.pop(&key)
         {
-            if let Step::Send(message) = tunnel.seal(&packet, &mut self.buffer, now) {
+            if let Some(message) = tunnel.seal(&packet, self.mtu, &mut self.buffer, now) {
                 send(&mut self.transmits, &[], tunnel.endpoint, message);
             }
             peer.tx_bytes += packet.len() as u64;
@@ -448,17 +473,45 @@ impl Device {
     }
 }
 
-/// A handshake initiation goes wherever the peer may be, anything else where it was last heard of.
+/// Sends what a tunnel has to say beside packets. A handshake initiation goes wherever the peer may be, anything else where it was last
+/// heard of: an answer to a handshake thus goes back to whoever sent it.
+fn flush(
+    transmits: &mut VecDeque<Transmit>,
+    candidates: &[SocketAddr],
+    tunnel: &mut Tunnel,
+    surroundings: &mut Surroundings,
+    now: Instant,
+) {
+    while let Some(transmit) = tunnel.poll_transmit(surroundings, now) {
+        let candidates = match transmit.message_type() {
+            MessageType::Initiation => candidates,
+            MessageType::Response | MessageType::CookieReply | MessageType::Data => &[],
+        };
+        send(transmits, candidates, tunnel.endpoint, transmit.datagram());
+    }
+}
+
+/// The same for a tunnel under a key that one side has no longer: no handshake is begun there.
+fn flush_former(
+    transmits: &mut VecDeque<Transmit>,
+    tunnel: &mut Tunnel,
+    surroundings: &mut Surroundings,
+    now: Instant,
+) {
+    while let Some(transmit) = tunnel.poll_transmit(surroundings, now) {
+        if transmit.message_type() != MessageType::Initiation {
+            send(transmits, &[], tunnel.endpoint, transmit.datagram());
+        }
+    }
+}
+
+/// Where the peer was last heard of comes first.
 fn send(
     transmits: &mut VecDeque<Transmit>,
     candidates: &[SocketAddr],
     endpoint: Option<SocketAddr>,
     message: &[u8],
 ) {
-    let candidates = match MessageType::of(message) {
-        Some(MessageType::Initiation) => candidates,
-        _ => &[],
-    };
     let others = candidates.iter().copied().filter(|&candidate| Some(candidate) != endpoint);
     for to in endpoint.into_iter().chain(others).take(MAX_TRIED_ENDPOINTS) {
         transmits.push_back(Transmit { to, payload: message.to_vec() });

@@ -3,11 +3,11 @@
 //! Pure: packets, datagrams and time come in as arguments, transmits and packets go out through `poll_*`.
 //! Start at [`Device`]. Sockets and the TUN interface live in `carrick_node::shard`.
 //!
-//! The engine of each tunnel is boringtun's `Tunn`, which reads the clock by itself for its timers and draws its own
-//! randomness: the two exceptions to the rule above, both behind `tunnel` and `own_keys`.
+//! The protocol is `carrick_wireguard`'s; what it takes from outside comes in by [`Outside`].
 
 mod allowed_ips;
 mod device;
+mod outside;
 mod own_keys;
 mod packet;
 mod peer;
@@ -17,5 +17,6 @@ mod waiting;
 
 pub use allowed_ips::AllowedIps;
 pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, Timer, Transmit};
+pub use outside::Outside;
 pub use packet::{Addresses, addresses};
 pub use peer::PeerConfig;

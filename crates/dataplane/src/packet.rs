@@ -29,6 +29,17 @@ pub fn addresses(packet: &[u8]) -> Option<Addresses> {
     }
 }
 
+/// A packet without what follows it: its padding. `None` where the bytes are less than it says it has.
+pub(crate) fn unpadded(text: &[u8]) -> Option<&[u8]> {
+    let length =
+        |at: usize| text.get(at..)?.first_chunk().map(|bytes| usize::from(u16::from_be_bytes(*bytes)));
+    match text.first()? >> 4 {
+        4 => text.get(..length(2)?),
+        6 => text.get(..40 + length(4)?),
+        _ => None,
+    }
+}
+
 fn v6(header: &[u8; 40], at: usize) -> Option<Ipv6Addr> {
     header.get(at..at + 16).and_then(|octets| <[u8; 16]>::try_from(octets).ok()).map(Ipv6Addr::from)
 }
@@ -58,10 +69,23 @@ mod tests {
         assert_eq!(addresses(&v6[..39]), None);
     }
 
+    #[test]
+    fn padding_is_cut_off_and_a_packet_that_is_cut_off_is_none() {
+        let mut v4 = [0; 32];
+        (v4[0], v4[3]) = (0x45, 28);
+        assert_eq!(unpadded(&v4), Some(&v4[..28]));
+        assert_eq!(unpadded(&v4[..27]), None);
+        let mut v6 = [0; 64];
+        (v6[0], v6[5]) = (0x60, 10);
+        assert_eq!(unpadded(&v6), Some(&v6[..50]));
+        assert_eq!(unpadded(&v6[..49]), None);
+        assert_eq!((unpadded(&[0x45]), unpadded(&[]), unpadded(&[0; 20])), (None, None, None));
+    }
+
     proptest! {
         #[test]
         fn junk_never_panics(packet: Vec<u8>) {
-            let _ = addresses(&packet);
+            let _ = (addresses(&packet), unpadded(&packet));
         }
     }
 }

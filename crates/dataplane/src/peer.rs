@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_types::Cidr;
+use carrick_types::{Cidr, WireGuardKey};
+use carrick_wireguard::Tai64N;
 
 use crate::{slots::Slots, tunnel::Tunnel};
 
@@ -44,6 +45,9 @@ pub(crate) struct Peer {
     pub(crate) current: Option<Tunnel>,
     /// The tunnels under other keys, newest first.
     pub(crate) former: Vec<Former>,
+    /// When the last initiation that was taken was made, and for which key of this node: a tunnel takes none that is older, though
+    /// another one took it.
+    pub(crate) heard: Option<(WireGuardKey, Tai64N)>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
 }
@@ -52,7 +56,7 @@ impl Peer {
     /// A peer of which nothing is known.
     pub(crate) const fn unknown() -> Self {
         let config = PeerConfig { allowed_ips: Vec::new(), endpoints: Vec::new(), admits_new: false };
-        Self { config, current: None, former: Vec::new(), rx_bytes: 0, tx_bytes: 0 }
+        Self { config, current: None, former: Vec::new(), heard: None, rx_bytes: 0, tx_bytes: 0 }
     }
 
     /// Every tunnel, in the order in which they are preferred.
@@ -63,6 +67,11 @@ impl Peer {
     /// Every tunnel, in the order in which they are preferred.
     pub(crate) fn tunnels_mut(&mut self) -> impl Iterator<Item = &mut Tunnel> {
         self.current.iter_mut().chain(self.former.iter_mut().map(|former| &mut former.tunnel))
+    }
+
+    /// When the last initiation was made that was taken for a key of this node.
+    pub(crate) fn heard(&self, own: &WireGuardKey) -> Option<Tai64N> {
+        self.heard.filter(|(key, _)| key == own).map(|(_, when)| when)
     }
 
     /// Whether there is a tunnel to send through.
@@ -76,8 +85,11 @@ impl Peer {
     }
 
     /// The tunnel to send through.
-    pub(crate) fn sending(&mut self) -> Option<&mut Tunnel> {
-        self.tunnels_mut().find(|tunnel| tunnel.has_keys())
+    pub(crate) fn sending(&mut self, now: Instant) -> Option<&mut Tunnel> {
+        self.tunnels_mut().find_map(|tunnel| {
+            tunnel.refresh(now);
+            tunnel.has_keys().then_some(tunnel)
+        })
     }
 
     /// Where the peer was last heard of.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use carrick_types::WireGuardKey;
 
-/// Receiver indices have 24 bits for the tunnel; boringtun numbers a tunnel's sessions with the other 8.
+/// Receiver indices have 24 bits for the tunnel; the tunnel numbers its sessions with the other 8.
 const SLOTS: u32 = 1 << 24;
 
 /// The peer of each tunnel, by the upper 24 bits of the receiver indices that the tunnel hands out.

@@ -1,61 +1,37 @@
-//! One tunnel: boringtun's `Tunn`, with its return values sorted and its round-trip times measured.
+//! One tunnel: the protocol's state machine with its place in the device, and what is known of its link.
 
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use boringtun::noise::{Tunn, TunnResult, errors::WireGuardError};
 use carrick_types::WireGuardKey;
+use carrick_wireguard::{
+    Config, Event, HEADER, Identified, Message, Refused, Tai64N, Transmit,
+    message::{self, CookieReply, MessageType, Response},
+};
 
-use crate::own_keys::OwnKey;
-
-/// WireGuard's rekey-timeout (whitepaper, section 6.1): how long a handshake has before the next attempt.
-const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The type of a WireGuard message (its first byte).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MessageType {
-    Initiation,
-    Response,
-    CookieReply,
-    Data,
-}
-
-impl MessageType {
-    /// What a datagram claims to be: the type with its three reserved zero bytes, and a length that such a message can have.
-    pub(crate) fn of(datagram: &[u8]) -> Option<Self> {
-        match (datagram.first_chunk::<4>()?, datagram.len()) {
-            ([1, 0, 0, 0], 148) => Some(Self::Initiation),
-            ([2, 0, 0, 0], 92) => Some(Self::Response),
-            ([3, 0, 0, 0], 64) => Some(Self::CookieReply),
-            ([4, 0, 0, 0], 32..) => Some(Self::Data),
-            _ => None,
-        }
-    }
-}
-
-/// What a step of a tunnel asks for.
-#[derive(Debug)]
-pub(crate) enum Step<'a> {
-    Nothing,
-    /// Send this to the peer.
-    Send(&'a [u8]),
-    /// A packet came out of the tunnel.
-    Packet(&'a [u8]),
-}
+use crate::{outside::Surroundings, own_keys::OwnKey};
 
 /// The tunnel is over: no handshake succeeded for too long, or it was idle for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expired;
 
+/// What a tunnel takes.
+pub(crate) enum Incoming<'a> {
+    /// An initiation of its peer.
+    Initiation(Identified),
+    /// Any other message with one of its indices.
+    Message(&'a [u8]),
+}
+
 /// A tunnel between one key of this node and one key of a peer.
-///
-/// The engine never gets a packet to keep: it would take 256 of them, of any size.
 pub(crate) struct Tunnel {
-    engine: Box<Tunn>,
+    engine: Box<carrick_wireguard::Tunnel>,
     /// The upper 24 bits of the receiver indices that this tunnel hands out.
     pub(crate) slot: u32,
+    /// The lower 8 bits of the next one. A tunnel has few at a time, so that none is in use when they begin anew.
+    next_index: u8,
     /// The key of this node.
     pub(crate) own: WireGuardKey,
     /// The key of the peer.
@@ -66,35 +42,35 @@ pub(crate) struct Tunnel {
     pub(crate) last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
     pub(crate) rtt: Option<Duration>,
-    /// Whether there are keys to send with. The engine loses them only when its timers run.
+    /// Whether there were keys to send with when the tunnel was last touched.
     has_keys: bool,
-    /// A handshake message of ours that waits for its answer.
-    awaiting: Option<(MessageType, Instant)>,
-    /// When an initiation of the peer was answered that the peer has not completed yet, while there are no keys to send with.
-    ///
-    /// Until then no initiation is made: the engine would forget one of ours that the peer may be answering. Two peers that both
-    /// do so, and begin at the same moment, never come to keys.
-    answered: Option<Instant>,
     /// Whether the next tick begins a handshake, unless the peer is heard of before.
     looking: bool,
+    expired: bool,
 }
 
 impl Tunnel {
-    /// `endpoint` is where the peer was last heard of in another tunnel.
-    pub(crate) fn new(own: &OwnKey, peer: WireGuardKey, slot: u32, endpoint: Option<SocketAddr>) -> Self {
-        let (secret, key) = ((*own.secret.expose()).into(), (*peer.as_bytes()).into());
+    /// `endpoint` is where the peer was last heard of in another tunnel, `heard` when its last initiation was made.
+    pub(crate) fn new(
+        own: &OwnKey,
+        peer: WireGuardKey,
+        slot: u32,
+        endpoint: Option<SocketAddr>,
+        heard: Option<Tai64N>,
+    ) -> Self {
+        let config = Config { heard, ..Config::default() };
         Self {
-            engine: Box::new(Tunn::new(secret, key, None, None, slot, Some(own.limiter.clone()))),
+            engine: Box::new(carrick_wireguard::Tunnel::new(own.identity.clone(), peer, config)),
             slot,
+            next_index: 0,
             own: own.public,
             peer,
             endpoint,
             last_handshake: None,
             rtt: None,
             has_keys: false,
-            awaiting: None,
-            answered: None,
             looking: false,
+            expired: false,
         }
     }
 
@@ -104,128 +80,130 @@ impl Tunnel {
     }
 
     /// Whether the peer may be sending packets through this tunnel, or about to.
-    pub(crate) const fn has_session(&self) -> bool {
-        self.has_keys || self.answered.is_some()
+    pub(crate) fn has_session(&self) -> bool {
+        self.engine.receiving().next().is_some()
+    }
+
+    /// When the last initiation that was taken was made.
+    pub(crate) const fn heard(&self) -> Option<Tai64N> {
+        self.engine.heard()
     }
 
     /// Begins a handshake at the next tick, since the peer is likely elsewhere by now. Without it, only seconds of silence
     /// would tell. Data goes where the peer was last heard of until it answers.
-    pub(crate) fn look_for_peer(&mut self) {
+    pub(crate) const fn look_for_peer(&mut self) {
         self.looking = true;
     }
 
-    /// Seals a packet. To be called only where there are keys.
-    pub(crate) fn seal<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8], now: Instant) -> Step<'a> {
-        let result = self.engine.encapsulate(packet, buffer);
-        self.sent(result, now).unwrap_or(Step::Nothing)
+    /// Seals a packet. `None` where there are no keys any more, or the buffer has no room for it.
+    pub(crate) fn seal<'a>(
+        &mut self,
+        packet: &[u8],
+        mtu: usize,
+        buffer: &'a mut [u8],
+        now: Instant,
+    ) -> Option<&'a [u8]> {
+        buffer.get_mut(HEADER..)?.get_mut(..packet.len())?.copy_from_slice(packet);
+        let mut batch = [Message::outgoing(buffer, packet.len(), mtu)?];
+        self.has_keys = self.engine.seal(&mut batch, now).is_ok();
+        let [message] = batch;
+        let length = message.len();
+        buffer.get(..length).filter(|_| self.has_keys)
     }
 
     /// Asks for a handshake, unless one of either side is under way.
-    pub(crate) fn initiate<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Step<'a> {
-        if self.answered.is_some() {
-            return Step::Nothing;
-        }
-        let result = self.engine.format_handshake_initiation(buffer, false);
-        self.sent(result, now).unwrap_or(Step::Nothing)
+    pub(crate) fn initiate(&mut self, now: Instant) {
+        self.engine.initiate(now);
     }
 
-    /// Takes a datagram whose receiver index or static key names this tunnel. `None` where it is not authentic.
+    /// Takes a message, and gives the text of a data message: a packet with its padding, or nothing.
     pub(crate) fn open<'a>(
         &mut self,
         from: SocketAddr,
-        message: MessageType,
-        datagram: &[u8],
+        incoming: Incoming<'_>,
         buffer: &'a mut [u8],
+        surroundings: &mut Surroundings,
         now: Instant,
-    ) -> Option<Step<'a>> {
-        let step = match self.engine.decapsulate(Some(from.ip()), datagram, buffer) {
-            TunnResult::Done => Step::Nothing,
-            TunnResult::Err(error) => {
-                tracing::trace!(%from, ?message, ?error, "datagram refused");
-                return None;
+    ) -> Result<&'a [u8], Refused> {
+        let mut text: &[u8] = &[];
+        match incoming {
+            Incoming::Initiation(identified) => {
+                let (slot, next_index) = (self.slot, &mut self.next_index);
+                let mut indices = || index(slot, next_index);
+                surroundings
+                    .with(now, &mut indices, |context| self.engine.handle_initiation(identified, context))?;
             }
-            TunnResult::WriteToNetwork(answer) => Step::Send(answer),
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                Step::Packet(packet)
-            }
-        };
-        let answer = match &step {
-            Step::Send(answer) => MessageType::of(answer),
-            Step::Nothing | Step::Packet(_) => None,
-        };
-        // Neither a cookie reply that came nor one that goes says that the peer is where the datagram came from.
-        let authentic = message != MessageType::CookieReply && answer != Some(MessageType::CookieReply);
-        if authentic {
-            self.endpoint = Some(from);
-            self.looking = false;
-            self.received(message, now);
-            self.has_keys = message != MessageType::Initiation || self.engine_has_keys();
-            self.answered = (!self.has_keys).then_some(now);
-        }
-        Some(step)
-    }
-
-    /// The next keepalive that the engine made while it had no keys.
-    pub(crate) fn flush<'a>(&mut self, buffer: &'a mut [u8], now: Instant) -> Step<'a> {
-        if !self.has_keys {
-            return Step::Nothing;
-        }
-        let result = self.engine.decapsulate(None, &[], buffer);
-        self.sent(result, now).unwrap_or(Step::Nothing)
-    }
-
-    /// Runs the timers. To be called a few times a second. `wanted` says that packets wait for this tunnel.
-    pub(crate) fn tick<'a>(
-        &mut self,
-        wanted: bool,
-        buffer: &'a mut [u8],
-        now: Instant,
-    ) -> Result<Step<'a>, Expired> {
-        let patience_ends = |since: Instant| now.saturating_duration_since(since) >= REKEY_TIMEOUT;
-        let given_up = self.answered.take_if(|since| patience_ends(*since)).is_some();
-        let result = if given_up && wanted {
-            self.engine.format_handshake_initiation(buffer, false)
-        } else if self.answered.is_none() && std::mem::take(&mut self.looking) {
-            self.engine.format_handshake_initiation(buffer, true)
-        } else {
-            self.engine.update_timers(buffer)
-        };
-        let step = self.sent(result, now);
-        self.has_keys = self.engine_has_keys();
-        step
-    }
-
-    fn engine_has_keys(&self) -> bool {
-        self.engine.time_since_last_handshake().is_some()
-    }
-
-    fn sent<'a>(&mut self, result: TunnResult<'a>, now: Instant) -> Result<Step<'a>, Expired> {
-        match result {
-            TunnResult::WriteToNetwork(message) => {
-                if MessageType::of(message) == Some(MessageType::Initiation) {
-                    self.awaiting = Some((MessageType::Response, now));
+            Incoming::Message(datagram) => match MessageType::of(datagram)? {
+                MessageType::Initiation => return Err(Refused::Malformed),
+                MessageType::Response => self.engine.handle_response(&Response::parse(datagram)?, now)?,
+                // It says nothing about where the peer is.
+                MessageType::CookieReply => {
+                    self.engine.handle_cookie_reply(&CookieReply::parse(datagram)?, now)?;
+                    return Ok(text);
                 }
-                Ok(Step::Send(message))
-            }
-            TunnResult::Err(WireGuardError::ConnectionExpired) => Err(Expired),
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => Ok(Step::Nothing),
+                MessageType::Data => {
+                    let index = message::receiver(datagram).ok_or(Refused::Malformed)?;
+                    let copy = buffer.get_mut(..datagram.len()).ok_or(Refused::Malformed)?;
+                    copy.copy_from_slice(datagram);
+                    let mut batch = [Message::incoming(copy)?];
+                    self.engine.open(index, &mut batch, now)?;
+                    let [message] = batch;
+                    text = message.into_packet().ok_or(Refused::Forged)?;
+                }
+            },
         }
+        self.endpoint = Some(from);
+        self.looking = false;
+        self.take_events(now);
+        Ok(text)
     }
 
-    /// An initiator's handshake completes with the response, a responder's with the first data: both see one round trip.
-    fn received(&mut self, message: MessageType, now: Instant) {
-        if message == MessageType::Initiation {
-            self.awaiting = Some((MessageType::Data, now));
+    /// The next datagram that is not a packet.
+    pub(crate) fn poll_transmit(
+        &mut self,
+        surroundings: &mut Surroundings,
+        now: Instant,
+    ) -> Option<Transmit> {
+        let (slot, next_index) = (self.slot, &mut self.next_index);
+        surroundings.with(now, &mut || index(slot, next_index), |context| self.engine.poll_transmit(context))
+    }
+
+    /// Runs the timers. To be called a few times a second.
+    pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Expired> {
+        if self.engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
+            self.engine.handle_timeout(now);
         }
-        if let Some((awaited, since)) = self.awaiting
-            && awaited == message
-        {
-            self.awaiting = None;
-            self.rtt = Some(now.saturating_duration_since(since));
-            self.last_handshake = Some(now);
+        if std::mem::take(&mut self.looking) {
+            self.engine.look(now);
+        }
+        self.take_events(now);
+        if self.expired { Err(Expired) } else { Ok(()) }
+    }
+
+    /// Whether there are still keys to send with.
+    pub(crate) fn refresh(&mut self, now: Instant) {
+        self.has_keys = self.engine.sending(now).is_some();
+    }
+
+    fn take_events(&mut self, now: Instant) {
+        self.refresh(now);
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::Established { rtt, .. } => {
+                    self.rtt = Some(rtt);
+                    self.last_handshake = Some(now);
+                }
+                Event::GaveUp => self.expired |= !self.has_session(),
+                Event::Expired => self.expired = true,
+                // The engine has the keys, and knows its indices.
+                Event::Opening(_) | Event::Sending(_) | Event::Released(_) => {}
+            }
         }
     }
+}
+
+fn index(slot: u32, next: &mut u8) -> u32 {
+    let index = slot << 8 | u32::from(*next);
+    *next = next.wrapping_add(1);
+    index
 }

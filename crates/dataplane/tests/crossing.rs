@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
 
+mod net;
+
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -58,7 +60,7 @@ impl Pair {
     #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
     fn new() -> Self {
         let devices = [0, 1].map(|me| {
-            let mut device = Device::new(secret(me));
+            let mut device = Device::new(&secret(me), net::Simulated(me.into()));
             device.set_own(vec![prefix(me).parse().unwrap()]);
             let allowed_ips = vec![prefix(1 - me).parse().unwrap()];
             let config = PeerConfig { allowed_ips, endpoints: vec![address(1 - me)], admits_new: true };

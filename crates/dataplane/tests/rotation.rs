@@ -413,11 +413,11 @@ fn a_replaced_key_has_no_address_any_more() {
 #[test]
 fn ones_own_key_is_no_peer() {
     let net = Net::new(2);
-    let mut device = Device::new(secret(0, 0));
+    let mut device = Device::new(&secret(0, 0), net::Simulated(0));
     device.set_peer(key(1, 0), config(1));
     device.replace_peer(&key(1, 0), key(0, 0), config(1), net.now);
     device.set_peer(key(0, 1), config(1));
-    device.rotate(secret(0, 1), net.now);
+    device.rotate(&secret(0, 1), net.now);
     device.handle_packet(&[&[0x45; 16][..], &[10, 0, 1, 1]].concat(), net.now);
     assert_eq!(device.counters().no_peer, 1);
     assert_eq!(device.poll_transmit(), None);

@@ -8,8 +8,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_dataplane::{Device, PeerConfig};
+use carrick_dataplane::{Device, Outside, PeerConfig};
 use carrick_types::{WireGuardKey, WireGuardSecret};
+
+/// Randomness from a seed, and a wall clock that stands still.
+pub(crate) struct Simulated(pub(crate) u64);
+
+impl Outside for Simulated {
+    fn random(&mut self, buffer: &mut [u8]) {
+        for byte in buffer {
+            // Knuth's multiplicative generator: any would do.
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = self.0.to_be_bytes()[0];
+        }
+    }
+
+    fn wall_clock(&mut self) -> Duration {
+        Duration::from_secs(1_800_000_000)
+    }
+}
 
 /// Node N speaks for 10.0.N.0/24, and all know each other.
 pub(crate) struct Net {
@@ -35,7 +52,7 @@ impl Net {
     #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
     pub(crate) fn new(nodes: usize) -> Self {
         let mut net = Self {
-            devices: (0..nodes).map(|node| Device::new(secret(node, 0))).collect(),
+            devices: (0..nodes).map(|node| Device::new(&secret(node, 0), Simulated(node as u64))).collect(),
             now: Instant::now(),
             received: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -65,7 +82,7 @@ impl Net {
     /// A node takes another key.
     pub(crate) fn rotate(&mut self, node: usize) {
         self.generations[node] += 1;
-        self.devices[node].rotate(secret(node, self.generations[node]), self.now);
+        self.devices[node].rotate(&secret(node, self.generations[node]), self.now);
         self.drain(node);
     }
 
