@@ -7,6 +7,8 @@
 
 mod allowed_ips;
 mod device;
+pub mod offload;
+mod outbox;
 mod outside;
 mod own_keys;
 mod packet;
@@ -16,7 +18,8 @@ mod tunnel;
 mod waiting;
 
 pub use allowed_ips::AllowedIps;
-pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, Timer, Transmit};
+pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, Timer};
+pub use outbox::Transmit;
 pub use outside::Outside;
 pub use packet::{Addresses, addresses};
 pub use peer::PeerConfig;

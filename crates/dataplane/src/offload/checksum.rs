@@ -1,0 +1,77 @@
+//! The Internet checksum (RFC 1071).
+
+/// A sum in one's complement, not folded yet. The sum of parts is the sum of the whole where every part but the last has an even length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sum(u64);
+
+impl Sum {
+    /// Adds bytes, as 16-bit words in network order.
+    pub(super) fn add(self, bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<4>();
+        // Words are summed in host order, as RFC 1071 (section 2B) allows; `fold` turns the sum round.
+        let mut sum = self.0;
+        for block in words.chunks(1 << 16) {
+            sum += block.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
+        }
+        if !rest.is_empty() {
+            let mut word = [0; 4];
+            word[..rest.len()].copy_from_slice(rest);
+            sum += u64::from(u32::from_ne_bytes(word));
+        }
+        Self(sum)
+    }
+
+    /// Adds a number in network order.
+    pub(super) fn add_u16(self, number: u16) -> Self {
+        Self(self.0 + u64::from(number.to_be()))
+    }
+
+    /// The sum, folded to 16 bits, not complemented.
+    pub(super) fn fold(self) -> u16 {
+        let mut sum = self.0;
+        while let high @ 1.. = sum >> 16 {
+            sum = (sum & 0xffff) + high;
+        }
+        u16::from_be(u16::try_from(sum).unwrap_or(u16::MAX))
+    }
+
+    /// The checksum.
+    pub(super) fn checksum(self) -> u16 {
+        !self.fold()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Word by word, as the RFC says it.
+    fn naive(bytes: &[u8]) -> u16 {
+        let mut sum = 0_u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !u16::try_from(sum).unwrap()
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        assert_eq!(Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_naive_sum(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            prop_assert_eq!(Sum::default().add(&bytes).checksum(), naive(&bytes));
+        }
+
+        #[test]
+        fn parts_of_even_length_add_up(a in prop::collection::vec(any::<[u8; 2]>(), 0..50), b: Vec<u8>) {
+            let whole = [a.as_flattened(), &b].concat();
+            prop_assert_eq!(Sum::default().add(a.as_flattened()).add(&b).fold(), Sum::default().add(&whole).fold());
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The headers of a packet: where they are, and the pseudo-header of their checksum.
+
+use super::checksum::Sum;
+
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+
+/// TCP's flags (RFC 9293, section 3.1), in its fourteenth byte.
+pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
+pub(super) const PSH: u8 = 0x08;
+pub(super) const ACK: u8 = 0x10;
+pub(super) const URG: u8 = 0x20;
+pub(super) const CWR: u8 = 0x80;
+
+/// Where the flags are in a TCP header.
+pub(super) const TCP_FLAGS: usize = 13;
+
+/// The headers of a TCP segment or UDP datagram that is no fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Headers {
+    pub(super) v6: bool,
+    /// [`TCP`] or [`UDP`].
+    pub(super) protocol: u8,
+    /// Where the TCP or UDP header begins.
+    pub(super) transport: usize,
+    /// Where the payload begins.
+    pub(super) payload: usize,
+}
+
+impl Headers {
+    /// Finds the headers. `None` for other protocols, fragments, extension headers of IPv6, and whatever contradicts itself.
+    pub(super) fn of(packet: &[u8]) -> Option<Self> {
+        let v6 = packet.first()? >> 4 == 6;
+        let (transport, protocol) = if v6 {
+            (40, *packet.get(6)?)
+        } else {
+            if packet[0] >> 4 != 4 {
+                return None;
+            }
+            let fragment = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x3fff != 0;
+            let length = usize::from(packet[0] & 0x0f) * 4;
+            if fragment || length < 20 {
+                return None;
+            }
+            (length, *packet.get(9)?)
+        };
+        let header = match protocol {
+            TCP => Some(usize::from(packet.get(transport + 12)? >> 4) * 4).filter(|length| *length >= 20)?,
+            UDP => 8,
+            _ => return None,
+        };
+        let payload = transport + header;
+        (payload <= packet.len()).then_some(Self { v6, protocol, transport, payload })
+    }
+
+    /// Where the checksum stands, from the transport header on.
+    pub(super) const fn checksum_offset(self) -> usize {
+        if self.protocol == TCP { 16 } else { 6 }
+    }
+
+    /// The sum of the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1) of a packet with so many bytes behind its
+    /// network header.
+    pub(super) fn pseudo_header(self, packet: &[u8], length: usize) -> Sum {
+        let addresses = if self.v6 { packet.get(8..40) } else { packet.get(12..20) };
+        let length = u16::try_from(length).unwrap_or(u16::MAX);
+        Sum::default().add(addresses.unwrap_or_default()).add_u16(length).add_u16(self.protocol.into())
+    }
+
+    /// Whether the checksum of a whole packet is right.
+    pub(super) fn verifies(self, packet: &[u8]) -> bool {
+        let Some(segment) = packet.get(self.transport..) else { return false };
+        self.pseudo_header(packet, segment.len()).add(segment).checksum() == 0
+    }
+}
+
+/// Reads a number in network order.
+pub(super) fn read_u16(packet: &[u8], at: usize) -> u16 {
+    packet.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+/// Reads a number in network order.
+pub(super) fn read_u32(packet: &[u8], at: usize) -> u32 {
+    packet.get(at..at + 4).map_or(0, |bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
+
+/// Writes a number in network order. Nothing happens behind the end.
+pub(super) fn write_u16(packet: &mut [u8], at: usize, number: u16) {
+    if let Some(bytes) = packet.get_mut(at..at + 2) {
+        bytes.copy_from_slice(&number.to_be_bytes());
+    }
+}
+
+/// Writes a number in network order. Nothing happens behind the end.
+pub(super) fn write_u32(packet: &mut [u8], at: usize, number: u32) {
+    if let Some(bytes) = packet.get_mut(at..at + 4) {
+        bytes.copy_from_slice(&number.to_be_bytes());
+    }
+}
+
+/// Sets the length in the network header, and the header's checksum, where there is one. `network` is the header alone.
+pub(super) fn set_network_length(v6: bool, network: &mut [u8], total: usize) {
+    if v6 {
+        write_u16(network, 4, u16::try_from(total - network.len().min(total)).unwrap_or(u16::MAX));
+    } else {
+        write_u16(network, 2, u16::try_from(total).unwrap_or(u16::MAX));
+        write_u16(network, 10, 0);
+        let checksum = Sum::default().add(network).checksum();
+        write_u16(network, 10, checksum);
+    }
+}
