@@ -10,12 +10,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use carrick_dataplane::{MAX_DATAGRAM, MAX_SEGMENTS, OVERHEAD};
 use carrick_types::Cidr;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
-    link::LinkFlags,
+    link::{LinkAttribute, LinkFlags},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
@@ -33,6 +34,12 @@ const RULE_PRIORITY: u32 = 5_178;
 /// `rtm_protocol` of what the agent adds; from the range that the kernel leaves to daemons.
 const PROTOCOL: u8 = 178;
 
+/// What the kernel takes off the limit for the headers of TCP, `MAX_TCP_HEADER` + 1, in bytes.
+const TCP_HEADROOM: usize = 321;
+
+/// The headers of IPv4 and of TCP with timestamps, in bytes.
+const TCP_HEADERS: usize = 52;
+
 /// Why the kernel was not told.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
@@ -45,6 +52,14 @@ pub enum NetlinkError {
     /// A request was refused.
     #[error("cannot {0}: {1}")]
     Refused(String, #[source] rtnetlink::Error),
+}
+
+/// The longest super-packet whose packets fit into one call once they are sealed, in bytes.
+fn longest_superpacket(mtu: u16) -> u32 {
+    let mtu = usize::from(mtu);
+    let count = (MAX_DATAGRAM / (mtu + OVERHEAD)).min(MAX_SEGMENTS);
+    let longest = count * (mtu - TCP_HEADERS) + TCP_HEADROOM;
+    u32::try_from(longest.min(u16::MAX.into())).unwrap_or(u16::MAX.into())
 }
 
 /// The interface that this agent owns, and what it has done to it so far.
@@ -70,6 +85,7 @@ impl Interface {
         let link = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
         let set = interface.handle.link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("bring the interface up".to_owned(), error))?;
+        interface.limit_superpackets(mtu).await;
         if interface.has_routes().await? {
             return Err(NetlinkError::OtherNode);
         }
@@ -79,6 +95,18 @@ impl Interface {
             return Err(error);
         }
         Ok(interface)
+    }
+
+    /// Makes super-packets no longer than what goes to the network in one call. Without it they go in two, and all goes on.
+    async fn limit_superpackets(&self, mtu: u16) {
+        let longest = longest_superpacket(mtu);
+        let link = LinkUnspec::new_with_index(self.index)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(longest))
+            .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(longest))
+            .build();
+        if let Err(error) = self.handle.link().set(link).execute().await {
+            tracing::debug!(%error, "the length of super-packets is as the kernel likes");
+        }
     }
 
     /// Makes addresses and routes what the plan says. Goes on where one of them fails, and reports the first failure.

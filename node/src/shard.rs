@@ -22,10 +22,21 @@ use nix::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{plan::Change, stun, tun::Tun, udp::UdpSockets};
+use crate::{
+    plan::Change,
+    stun,
+    tun::Tun,
+    udp::{self, Received, UdpSockets},
+};
 
 /// So many packets or datagrams are taken from one descriptor before the next one has its turn.
 const BUDGET: usize = 64;
+
+/// So many bytes are sent before more packets are looked at.
+const SEND_AT_ONCE: usize = 60_000;
+
+/// Room for the longest packet behind its header, and for as many datagrams as the kernel gives at once.
+const BUFFER: usize = 65_536 + 64;
 
 /// Commands that may wait.
 const COMMANDS: usize = 64;
@@ -89,6 +100,7 @@ impl Shard {
         let (observe, observed) = mpsc::channel(8);
         let mut device = Device::new(secret, System);
         device.set_mtu(mtu);
+        device.set_udp_segments(tun.takes_udp_segments());
         let mut path = PacketPath {
             device,
             tun,
@@ -97,7 +109,7 @@ impl Shard {
             commands: receiver,
             observe,
             asked: None,
-            buffer: vec![0; 65_536].into(),
+            buffer: vec![0; BUFFER].into(),
         };
         let run = move || {
             if let Err(error) = path.run() {
@@ -171,7 +183,7 @@ impl PacketPath {
                 self.read_packets()?;
             }
             self.device.handle_timeout(Instant::now());
-            self.drain();
+            self.send();
         }
     }
 
@@ -220,60 +232,66 @@ impl PacketPath {
 
     fn receive(&mut self, socket: impl Fn(&UdpSockets) -> Option<&UdpSocket>) {
         for _ in 0..BUDGET {
-            let received = socket(&self.sockets).map(|socket| socket.recv_from(&mut self.buffer));
+            let received = socket(&self.sockets).map(|socket| udp::receive(socket, &mut self.buffer));
             match received {
-                Some(Ok((length, from))) => self.handle_datagram(from, length),
+                Some(Ok(received)) => self.handle_received(received),
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An error that an earlier datagram came back with, such as ICMP's "port unreachable".
                 Some(Err(error)) => tracing::trace!(%error, "socket error"),
                 None => return,
             }
-            self.drain();
+            self.send();
         }
     }
 
-    fn handle_datagram(&mut self, from: SocketAddr, length: usize) {
-        let datagram = &self.buffer[..length];
-        if stun::is_stun(datagram) {
+    fn handle_received(&mut self, Received { from, length, segment }: Received) {
+        let datagrams = &mut self.buffer[..length];
+        if stun::is_stun(datagrams) {
             if let Some((server, transaction)) = self.asked
                 && server == from
-                && let Some(address) = stun::mapped_address(datagram, transaction)
+                && let Some(address) = stun::mapped_address(datagrams, transaction)
             {
                 self.asked = None;
                 // Full only if nobody listens any more.
                 let _ = self.observe.try_send(address);
             }
-        } else {
-            self.device.handle_datagram(from, datagram, Instant::now());
+            return;
         }
+        let tun = &self.tun;
+        self.device.handle_datagrams(from, datagrams, segment, Instant::now(), |packet| {
+            // What the kernel does not take is lost, as on any network.
+            if let Err(error) = tun.write(&packet) {
+                tracing::trace!(%error, "packet not delivered");
+            }
+        });
     }
 
     fn read_packets(&mut self) -> io::Result<()> {
         for _ in 0..BUDGET {
             match self.tun.read(&mut self.buffer) {
-                Ok(length) => self.device.handle_packet(&self.buffer[..length], Instant::now()),
+                Ok(Some((header, packet))) => self.device.handle_packet(&header, packet, Instant::now()),
+                Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The interface is down; packets come again when somebody brings it up.
                 Err(error) if error.raw_os_error() == Some(libc::EIO) => break,
                 Err(error) => return Err(error),
             }
-            self.drain();
+            // Small packets wait for each other, as long as there are more at once.
+            if self.device.transmit_bytes() >= SEND_AT_ONCE {
+                self.send();
+            }
         }
         Ok(())
     }
 
-    /// Sends and delivers everything that the device has to. What the kernel does not take is lost, as on any network.
-    fn drain(&mut self) {
+    /// Sends everything that the device has to. What the kernel does not take is lost, as on any network.
+    fn send(&mut self) {
         while let Some(transmit) = self.device.poll_transmit() {
-            if let Err(error) = self.sockets.send_to(transmit.to, &transmit.payload) {
-                tracing::trace!(to = %transmit.to, %error, "datagram not sent");
+            if let Err(error) = self.sockets.send(&transmit) {
+                tracing::trace!(to = %transmit.to, %error, "datagrams not sent");
             }
-        }
-        while let Some(packet) = self.device.poll_packet() {
-            if let Err(error) = self.tun.write(&packet) {
-                tracing::trace!(%error, "packet not delivered");
-            }
+            self.device.recycle(transmit);
         }
     }
 }

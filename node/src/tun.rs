@@ -1,24 +1,36 @@
 //! The TUN interface: a file descriptor whose reads are packets from this host and whose writes are packets to it.
+//!
+//! Each has a [`VnetHeader`] before it: where the kernel can, it hands over, and takes, many packets of one flow as one.
 
 use std::{
     ffi::CString,
     fs::{File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, IoSlice, Read as _, Write as _},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
     path::Path,
 };
 
+use carrick_dataplane::offload::{Coalesced, MAX_PARTS, VnetHeader};
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
 const DEVICE: &str = "/dev/net/tun";
 
-nix::ioctl_write_ptr_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
+/// Segments of TCP over IPv4 and IPv6, also with ECN, and packets without their checksum.
+const TCP_OFFLOADS: libc::c_uint =
+    libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 
-/// A TUN interface without packet information headers. It disappears when this is dropped, however the process ends.
+/// Segments of UDP over both, since Linux 6.2.
+const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+nix::ioctl_write_ptr_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
+nix::ioctl_write_int_bad!(tunsetoffload, libc::TUNSETOFFLOAD);
+
+/// A TUN interface with offloads. It disappears when this is dropped, however the process ends.
 #[derive(Debug)]
 pub(crate) struct Tun {
     file: File,
     index: u32,
+    udp_segments: bool,
 }
 
 /// Why there is no interface.
@@ -76,7 +88,13 @@ impl Tun {
             }
         })?;
         let index = if_nametoindex(name).map_err(|errno| failed(errno.into()))?;
-        Ok(Self { file, index })
+        let udp_segments = ask_for_offloads(&file);
+        Ok(Self { file, index, udp_segments })
+    }
+
+    /// Whether the kernel takes many UDP datagrams as one.
+    pub(crate) const fn takes_udp_segments(&self) -> bool {
+        self.udp_segments
     }
 
     /// The interface's index.
@@ -84,14 +102,24 @@ impl Tun {
         self.index
     }
 
-    /// The next packet from this host; `WouldBlock` where there is none.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
+    /// The next packet from this host, or many at once. `Ok(None)` for one that is of no use; `WouldBlock` where there is none.
+    pub(crate) fn read<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<(VnetHeader, &'a [u8])>> {
+        let length = (&self.file).read(buffer)?;
+        let parts = buffer.get(..length).and_then(<[u8]>::split_first_chunk);
+        Ok(parts.and_then(|(header, packet)| Some((VnetHeader::parse(header)?, packet))))
     }
 
-    /// Hands a packet to this host.
-    pub(crate) fn write(&self, packet: &[u8]) -> io::Result<usize> {
-        (&self.file).write(packet)
+    /// Hands a packet to this host, or many at once.
+    pub(crate) fn write(&self, packet: &Coalesced<'_>) -> io::Result<usize> {
+        let header = packet.header.to_bytes();
+        let mut slices = [IoSlice::new(&[]); 1 + MAX_PARTS];
+        slices[0] = IoSlice::new(&header);
+        let mut count = 1;
+        for (slice, part) in slices[1..].iter_mut().zip(packet.parts()) {
+            *slice = IoSlice::new(part);
+            count += 1;
+        }
+        (&self.file).write_vectored(&slices[..count])
     }
 }
 
@@ -101,6 +129,21 @@ impl AsFd for Tun {
     }
 }
 
+/// Asks for as many offloads as the kernel has; says whether those for UDP are among them.
+fn ask_for_offloads(file: &File) -> bool {
+    for offloads in [TCP_OFFLOADS | UDP_OFFLOADS, TCP_OFFLOADS, 0] {
+        let Ok(argument) = libc::c_int::try_from(offloads) else { continue };
+        // SAFETY: the descriptor is a TUN interface's, and TUNSETOFFLOAD takes a number.
+        if unsafe { tunsetoffload(file.as_raw_fd(), argument) }.is_ok() {
+            if offloads != TCP_OFFLOADS | UDP_OFFLOADS {
+                tracing::info!(tcp = offloads != 0, udp = false, "the kernel offers fewer offloads");
+            }
+            return offloads & UDP_OFFLOADS != 0;
+        }
+    }
+    false
+}
+
 fn attach(file: &File, name: &str) -> Result<(), Errno> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
@@ -108,7 +151,7 @@ fn attach(file: &File, name: &str) -> Result<(), Errno> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the descriptor is open, and `request` is an `ifreq` with a terminated name, as TUNSETIFF reads it.
     unsafe { tunsetiff(file.as_raw_fd(), &raw const request) }?;
     let flags = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL)?;

@@ -1,10 +1,21 @@
 //! The WireGuard sockets: one for IPv4 and one for IPv6, on the same port.
+//!
+//! Many datagrams go to, or come from, one place in one call (`UDP_SEGMENT`, `UDP_GRO`: udp(7)) where the kernel can.
 
 use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    io::{self, IoSlice, IoSliceMut},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    os::fd::AsRawFd as _,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
+use carrick_dataplane::Transmit;
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+    },
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How much each socket may hold, in bytes; the kernel may grant less.
@@ -19,6 +30,19 @@ pub(crate) struct UdpSockets {
     pub(crate) v4: UdpSocket,
     pub(crate) v6: Option<UdpSocket>,
     port: u16,
+    /// Whether the kernel cuts datagrams up, as far as is known.
+    segments: AtomicBool,
+}
+
+/// Datagrams of one sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Whose.
+    pub(crate) from: SocketAddr,
+    /// How many bytes they have together.
+    pub(crate) length: usize,
+    /// How long each is, but for the last, which may be shorter.
+    pub(crate) segment: usize,
 }
 
 impl UdpSockets {
@@ -30,9 +54,11 @@ impl UdpSockets {
             let v4 = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), mark)?;
             let chosen = v4.local_addr()?.port();
             match bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, chosen)), mark) {
-                Ok(v6) => return Ok(Self { v4, v6: Some(v6), port: chosen }),
+                Ok(v6) => {
+                    return Ok(Self { v4, v6: Some(v6), port: chosen, segments: true.into() });
+                }
                 Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                    return Ok(Self { v4, v6: None, port: chosen });
+                    return Ok(Self { v4, v6: None, port: chosen, segments: true.into() });
                 }
                 Err(error) if port == 0 => last = error,
                 Err(error) => return Err(error),
@@ -46,12 +72,68 @@ impl UdpSockets {
         self.port
     }
 
+    /// Sends datagrams from the socket of their family: in one call, or where the kernel refuses that, one by one.
+    pub(crate) fn send(&self, transmit: &Transmit) -> io::Result<()> {
+        let Transmit { to, payload, segment, .. } = transmit;
+        if payload.len() > *segment && self.segments.load(Ordering::Relaxed) {
+            match self.send_segments(*to, payload, *segment) {
+                // The interface that the datagrams leave by cannot do it, nor will it later.
+                Err(Errno::EIO) => {
+                    self.segments.store(false, Ordering::Relaxed);
+                    tracing::info!(%to, "the kernel does not cut datagrams up here; they are sent one by one");
+                }
+                // Not on this way, or not these: on a path with a smaller MTU they become fragments.
+                Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP) => {}
+                sent => return sent.map_err(io::Error::from),
+            }
+        }
+        payload.chunks(*segment).try_for_each(|datagram| self.send_to(*to, datagram))
+    }
+
     /// Sends a datagram from the socket of its family.
     pub(crate) fn send_to(&self, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
-        let socket = if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() };
-        let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
-        socket.send_to(payload, to).map(drop)
+        self.socket_to(to)?.send_to(payload, to).map(drop)
     }
+
+    fn send_segments(&self, to: SocketAddr, payload: &[u8], segment: usize) -> Result<(), Errno> {
+        let socket = self.socket_to(to).map_err(|_| Errno::EAFNOSUPPORT)?;
+        let segment = u16::try_from(segment).map_err(|_| Errno::EINVAL)?;
+        let control = [ControlMessage::UdpGsoSegments(&segment)];
+        let to = SockaddrStorage::from(to);
+        let slices = [IoSlice::new(payload)];
+        sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to)).map(drop)
+    }
+
+    fn socket_to(&self, to: SocketAddr) -> io::Result<&UdpSocket> {
+        let socket = if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() };
+        socket.ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Takes what waits at a socket: a datagram, or several of one sender and one length. `WouldBlock` where nothing does.
+pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = nix::cmsg_space!(i32);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    let segment = message.cmsgs()?.find_map(|control| {
+        if let ControlMessageOwned::UdpGroSegments(segment) = control {
+            usize::try_from(segment).ok().filter(|segment| *segment > 0)
+        } else {
+            None
+        }
+    });
+    let from = message.address.as_ref().and_then(address).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Received { from, length: message.bytes, segment: segment.unwrap_or(message.bytes.max(1)) })
+}
+
+fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddrV4::from(*address).into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddrV6::from(*address).into()))
 }
 
 fn bind(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
@@ -62,6 +144,8 @@ fn bind(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     socket.set_mark(mark)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    // Without it datagrams come one by one, and all goes on.
+    let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

@@ -1,30 +1,34 @@
 //! The device: every peer's tunnels behind this node's keys and one table of allowed IPs.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::SocketAddr,
+    ops::Range,
     time::{Duration, Instant},
 };
 
 use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
-use carrick_wireguard::message::MessageType;
+use carrick_wireguard::{
+    HEADER, OVERHEAD,
+    message::{self, MessageType},
+    padded,
+};
 
 use crate::{
     allowed_ips::AllowedIps,
+    offload::{Coalesced, Coalescer, Segments, VnetHeader},
+    outbox::{Outbox, Transmit},
     outside::{Outside, Surroundings},
     own_keys::{Claim, FORMER_KEY_LIFE, OwnKeys},
     packet::{addresses, unpadded},
     peer::{Former, Peer, PeerConfig, REPLACED_KEY_LIFE},
     slots::Slots,
-    tunnel::{Incoming, Tunnel},
+    tunnel::{Handshake, Tunnel},
     waiting::Waiting,
 };
 
 /// The longest datagram that UDP carries, in bytes.
 pub const MAX_DATAGRAM: usize = 65_507;
-
-/// Room for the longest packet (65,535 bytes) with WireGuard's 32 bytes around it.
-const BUFFER: usize = 65_536 + 64;
 
 /// The MTU of the interface unless [`Device::set_mtu`] says otherwise, in bytes.
 const MTU: usize = 1420;
@@ -34,15 +38,6 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// A handshake is sent to so many endpoints of a peer at once; the first to answer becomes its endpoint.
 const MAX_TRIED_ENDPOINTS: usize = 8;
-
-/// A datagram to send.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to.
-    pub to: SocketAddr,
-    /// The whole datagram.
-    pub payload: Vec<u8>,
-}
 
 /// What a timeout is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +74,8 @@ pub struct Counters {
     pub crowded_out: u64,
     /// Packets from this host that waited for a handshake that did not come about.
     pub unanswered: u64,
+    /// Packets, from this host or authentic ones of a peer, that are not what they say they are.
+    pub malformed: u64,
     /// Datagrams that are no WireGuard message, or of no peer, or not authentic.
     pub refused: u64,
     /// Authentic packets from a peer with a source address that is not the peer's.
@@ -87,7 +84,7 @@ pub struct Counters {
     pub not_for_us: u64,
 }
 
-/// A WireGuard device. One mutation, then drain [`Device::poll_transmit`] and [`Device::poll_packet`], then wait.
+/// A WireGuard device. One mutation, or a few, then drain [`Device::poll_transmit`], then wait.
 pub struct Device {
     surroundings: Surroundings,
     keys: OwnKeys,
@@ -102,10 +99,11 @@ pub struct Device {
     slots: Slots,
     waiting: Waiting,
     next_tick: Option<Instant>,
-    transmits: VecDeque<Transmit>,
-    packets: VecDeque<Vec<u8>>,
+    outbox: Outbox,
+    coalescer: Coalescer,
+    /// For each message of a batch, how long its text is; `None` where it is refused. Kept for its memory.
+    opened: Vec<Option<usize>>,
     counters: Counters,
-    buffer: Box<[u8]>,
 }
 
 impl Device {
@@ -123,16 +121,21 @@ impl Device {
             slots: Slots::default(),
             waiting: Waiting::default(),
             next_tick: None,
-            transmits: VecDeque::new(),
-            packets: VecDeque::new(),
+            outbox: Outbox::default(),
+            coalescer: Coalescer::default(),
+            opened: Vec::new(),
             counters: Counters::default(),
-            buffer: vec![0; BUFFER].into(),
         }
     }
 
     /// Sets the MTU of the interface: no packet is padded beyond it, so that none has to be fragmented for its padding.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu.into();
+    }
+
+    /// Whether the kernel takes many UDP datagrams as one packet. As long as nothing is said, it does.
+    pub fn set_udp_segments(&mut self, takes: bool) {
+        self.coalescer.set_udp(takes);
     }
 
     /// Sets what this node speaks for.
@@ -239,31 +242,33 @@ impl Device {
         }
     }
 
-    /// Takes a packet from this host.
-    pub fn handle_packet(&mut self, packet: &[u8], now: Instant) {
+    /// Takes a packet from this host, or many at once, as the kernel's header says.
+    pub fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
         let destination = addresses(packet).map(|found| found.destination);
         let Some(key) = destination.and_then(|address| self.allowed_ips.lookup(address)) else {
             self.counters.no_peer += 1;
             return;
         };
-        let Some(peer) = self.peers.get_mut(&key).filter(|_| packet.len() + 32 <= self.buffer.len()) else {
+        let Ok(mut segments) = Segments::of(header, packet) else {
+            self.counters.malformed += 1;
             return;
         };
+        let Some(peer) = self.peers.get_mut(&key) else { return };
         if let Some(tunnel) = peer.sending(now) {
-            if let Some(message) = tunnel.seal(packet, self.mtu, &mut self.buffer, now) {
-                send(&mut self.transmits, &[], tunnel.endpoint, message);
-            }
-            peer.tx_bytes += packet.len() as u64;
+            peer.tx_bytes += seal(&mut self.outbox, tunnel, segments, self.mtu, now);
             // What was sent may have asked for the next session.
             if let Some(tunnel) = &mut peer.current {
-                let candidates = &peer.config.endpoints;
-                flush(&mut self.transmits, candidates, tunnel, &mut self.surroundings, now);
+                flush(&mut self.outbox, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
             }
             if peer.current.as_ref().is_some_and(Tunnel::has_keys) {
                 return;
             }
         } else if peer.config.admits_new {
-            self.counters.crowded_out += self.waiting.push(key, packet);
+            while let Some(length) = segments.next_length() {
+                let mut packet = vec![0; length];
+                segments.write_next(&mut packet);
+                self.counters.crowded_out += self.waiting.push(key, packet);
+            }
         } else {
             self.counters.not_admitted += 1;
             return;
@@ -271,11 +276,33 @@ impl Device {
         self.begin(key, now);
     }
 
-    /// Takes a datagram from the network.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
-        if self.open(from, datagram, now).is_none() {
-            self.counters.refused += 1;
+    /// Takes datagrams of one sender from the network: one behind the other, each `segment` bytes long but for the last, which may be
+    /// shorter. They are opened where they are, and the packets in them are delivered in as few parts as the kernel takes.
+    pub fn handle_datagrams(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        segment: usize,
+        now: Instant,
+        deliver: impl FnMut(Coalesced<'_>),
+    ) {
+        let segment = segment.max(1);
+        let mut at = 0;
+        while at < datagrams.len() {
+            let rest = &mut datagrams[at..];
+            let batch = batch(rest, segment);
+            let end = at + batch;
+            let taken = match MessageType::of(&rest[..batch.min(segment)]) {
+                Ok(MessageType::Data) => self.open(from, datagrams, at..end, segment, now),
+                Ok(message) => self.shake_hands(from, message, &rest[..batch], now),
+                Err(_) => None,
+            };
+            if taken.is_none() {
+                self.counters.refused += batch.div_ceil(segment) as u64;
+            }
+            at = end;
         }
+        self.coalescer.flush(datagrams, deliver);
     }
 
     /// Runs the timers of every tunnel that is up, and forgets keys whose time is over.
@@ -287,11 +314,11 @@ impl Device {
         self.replaced.retain(|_, (_, until)| now < *until);
         let mut given_up = Vec::new();
         for (key, peer) in &mut self.peers {
-            let (transmits, surroundings) = (&mut self.transmits, &mut self.surroundings);
+            let (outbox, surroundings) = (&mut self.outbox, &mut self.surroundings);
             peer.former.retain_mut(|Former { tunnel, until }| {
                 let lives = now < *until && tunnel.tick(now).is_ok();
                 if lives {
-                    flush_former(transmits, tunnel, surroundings, now);
+                    flush_former(outbox, tunnel, surroundings, now);
                 } else {
                     self.slots.release(tunnel.slot);
                 }
@@ -301,7 +328,7 @@ impl Device {
             peer.current.take_if(|tunnel| {
                 let lives = tunnel.tick(now).is_ok();
                 if lives {
-                    flush(transmits, &peer.config.endpoints, tunnel, surroundings, now);
+                    flush(outbox, &peer.config.endpoints, tunnel, surroundings, now);
                 } else {
                     self.slots.release(tunnel.slot);
                 }
@@ -321,14 +348,19 @@ impl Device {
         self.next_tick = (!idle).then(|| now + TICK);
     }
 
-    /// The next datagram to send.
+    /// The next datagrams to send. [`Device::recycle`] takes the buffer back.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        self.outbox.pop()
     }
 
-    /// The next packet for this host.
-    pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
-        self.packets.pop_front()
+    /// Takes the buffer of what was sent.
+    pub fn recycle(&mut self, transmit: Transmit) {
+        self.outbox.recycle(transmit);
+    }
+
+    /// How many bytes [`Device::poll_transmit`] has to give.
+    pub fn transmit_bytes(&self) -> usize {
+        self.outbox.bytes()
     }
 
     /// When [`Device::handle_timeout`] wants to be called, and what for.
@@ -356,18 +388,23 @@ impl Device {
         self.counters
     }
 
-    /// `None` where the datagram is refused.
-    fn open(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<()> {
-        let message = MessageType::of(datagram).ok().filter(|_| datagram.len() <= MAX_DATAGRAM)?;
+    /// Takes a handshake message; `None` where it is refused.
+    fn shake_hands(
+        &mut self,
+        from: SocketAddr,
+        message: MessageType,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<()> {
         let (key, slot, incoming) =
             match self.keys.claim(from, message, datagram, &mut self.surroundings, now) {
                 Claim::Initiation(identified) => {
                     let (own, peer) = (*identified.responder(), *identified.initiator());
-                    (peer, self.responder(own, peer, now)?, Incoming::Initiation(identified))
+                    (peer, self.responder(own, peer, now)?, Handshake::Initiation(identified))
                 }
-                Claim::Slot(slot) => (self.slots.peer(slot)?, slot, Incoming::Message(datagram)),
+                Claim::Slot(slot) => (self.slots.peer(slot)?, slot, Handshake::Message(datagram)),
                 Claim::Challenge(cookie_reply) => {
-                    self.transmits.push_back(Transmit { to: from, payload: cookie_reply.to_vec() });
+                    self.outbox.push(from, &cookie_reply);
                     return None;
                 }
                 Claim::Refused(reason) => {
@@ -381,35 +418,75 @@ impl Device {
         if message == MessageType::Response && tunnel.peer != key {
             return None;
         }
-        let opened = tunnel.open(from, incoming, &mut self.buffer, &mut self.surroundings, now);
-        let text = opened
+        tunnel
+            .shake_hands(from, incoming, &mut self.surroundings, now)
             .inspect_err(|reason| tracing::trace!(%from, ?message, %reason, "datagram refused"))
             .ok()?;
-        let mut received = 0;
-        // Nothing is a keepalive, or no data message at all.
-        if !text.is_empty() {
-            let packet = unpadded(text)?;
-            let found = addresses(packet)?;
+        if message == MessageType::Initiation && tunnel.peer == key {
+            peer.heard = tunnel.heard().map(|when| (tunnel.own, when));
+        }
+        self.follow_up(key, slot, now);
+        Some(())
+    }
+
+    /// Opens data messages that all name one session, in `range` of the datagrams; `None` where all are refused.
+    fn open(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        range: Range<usize>,
+        segment: usize,
+        now: Instant,
+    ) -> Option<()> {
+        let messages = datagrams.get_mut(range.clone())?;
+        let slot = message::receiver(messages)? >> 8;
+        let key = self.slots.peer(slot)?;
+        let peer = self.peers.get_mut(&key)?;
+        let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
+        self.opened.clear();
+        tunnel
+            .open(from, messages, segment, &mut self.opened, now)
+            .inspect_err(|reason| tracing::trace!(%from, %reason, "datagrams refused"))
+            .ok()?;
+        for (number, text) in self.opened.iter().enumerate() {
+            let Some(text) = *text else {
+                self.counters.refused += 1;
+                continue;
+            };
+            // Nothing at all is a keepalive.
+            if text == 0 {
+                continue;
+            }
+            let start = range.start + number * segment + HEADER;
+            let found = datagrams
+                .get(start..start + text)
+                .and_then(|text| Some((unpadded(text)?.len(), addresses(text)?)));
+            let Some((length, found)) = found else {
+                self.counters.malformed += 1;
+                continue;
+            };
             if self.allowed_ips.lookup(found.source) != Some(key) {
                 self.counters.spoofed += 1;
             } else if self.own.lookup(found.destination).is_none() {
                 self.counters.not_for_us += 1;
             } else {
-                received = packet.len() as u64;
-                self.packets.push_back(packet.to_vec());
+                peer.rx_bytes += length as u64;
+                self.coalescer.push(datagrams, start..start + length);
             }
         }
-        if message == MessageType::Initiation && tunnel.peer == key {
-            peer.heard = tunnel.heard().map(|when| (tunnel.own, when));
-        }
-        if let Some(tunnel) = peer.current.as_mut().filter(|tunnel| tunnel.slot == slot) {
-            flush(&mut self.transmits, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
-        } else if let Some(former) = peer.former.iter_mut().find(|former| former.tunnel.slot == slot) {
-            flush_former(&mut self.transmits, &mut former.tunnel, &mut self.surroundings, now);
-        }
-        peer.rx_bytes += received;
-        self.send_waiting(key, now);
+        self.follow_up(key, slot, now);
         Some(())
+    }
+
+    /// Says what the tunnel in a slot has to say, and sends what waited for its keys.
+    fn follow_up(&mut self, key: WireGuardKey, slot: u32, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if let Some(tunnel) = peer.current.as_mut().filter(|tunnel| tunnel.slot == slot) {
+            flush(&mut self.outbox, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
+        } else if let Some(former) = peer.former.iter_mut().find(|former| former.tunnel.slot == slot) {
+            flush_former(&mut self.outbox, &mut former.tunnel, &mut self.surroundings, now);
+        }
+        self.send_waiting(key, now);
     }
 
     /// The slot of the tunnel that answers a peer's initiation; `None` where none may.
@@ -435,7 +512,7 @@ impl Device {
         self.ensure_current(key, now);
         let Some(Peer { config, current: Some(tunnel), .. }) = self.peers.get_mut(&key) else { return };
         tunnel.initiate(now);
-        flush(&mut self.transmits, &config.endpoints, tunnel, &mut self.surroundings, now);
+        flush(&mut self.outbox, &config.endpoints, tunnel, &mut self.surroundings, now);
     }
 
     /// The tunnel under the keys that both sides have now.
@@ -456,10 +533,8 @@ impl Device {
         while let Some(tunnel) = peer.sending(now)
             && let Some(packet) = self.waiting.pop(&key)
         {
-            if let Some(message) = tunnel.seal(&packet, self.mtu, &mut self.buffer, now) {
-                send(&mut self.transmits, &[], tunnel.endpoint, message);
-            }
-            peer.tx_bytes += packet.len() as u64;
+            let Ok(segments) = Segments::of(&VnetHeader::default(), &packet) else { continue };
+            peer.tx_bytes += seal(&mut self.outbox, tunnel, segments, self.mtu, now);
         }
     }
 
@@ -473,10 +548,46 @@ impl Device {
     }
 }
 
+/// How many bytes of the datagrams, from the beginning, are one handshake message, or data messages of one session.
+fn batch(datagrams: &[u8], segment: usize) -> usize {
+    let first = datagrams.chunks(segment).next().unwrap_or_default();
+    let session = |datagram: &[u8]| {
+        let data = MessageType::of(datagram).is_ok_and(|message| message == MessageType::Data);
+        if data { message::receiver(datagram) } else { None }
+    };
+    let Some(index) = session(first) else { return first.len() };
+    let same = datagrams.chunks(segment).take_while(|datagram| session(datagram) == Some(index));
+    same.map(<[u8]>::len).sum()
+}
+
+/// Seals packets, and says how many bytes they have.
+fn seal(
+    outbox: &mut Outbox,
+    tunnel: &mut Tunnel,
+    mut segments: Segments<'_>,
+    mtu: usize,
+    now: Instant,
+) -> u64 {
+    let Some(to) = tunnel.endpoint else { return 0 };
+    let mut bytes = 0;
+    while let Some(length) = segments.next_length() {
+        let sealed = padded(length, mtu) + OVERHEAD;
+        if sealed > MAX_DATAGRAM {
+            break;
+        }
+        if let Some(room) = outbox.append(to, sealed).get_mut(HEADER..HEADER + length) {
+            segments.write_next(room);
+        }
+        bytes += length as u64;
+    }
+    outbox.seal(|datagrams, segment| tunnel.seal(datagrams, segment, mtu, now));
+    bytes
+}
+
 /// Sends what a tunnel has to say beside packets. A handshake initiation goes wherever the peer may be, anything else where it was last
 /// heard of: an answer to a handshake thus goes back to whoever sent it.
 fn flush(
-    transmits: &mut VecDeque<Transmit>,
+    outbox: &mut Outbox,
     candidates: &[SocketAddr],
     tunnel: &mut Tunnel,
     surroundings: &mut Surroundings,
@@ -487,34 +598,24 @@ fn flush(
             MessageType::Initiation => candidates,
             MessageType::Response | MessageType::CookieReply | MessageType::Data => &[],
         };
-        send(transmits, candidates, tunnel.endpoint, transmit.datagram());
+        send(outbox, candidates, tunnel.endpoint, transmit.datagram());
     }
 }
 
 /// The same for a tunnel under a key that one side has no longer: no handshake is begun there.
-fn flush_former(
-    transmits: &mut VecDeque<Transmit>,
-    tunnel: &mut Tunnel,
-    surroundings: &mut Surroundings,
-    now: Instant,
-) {
+fn flush_former(outbox: &mut Outbox, tunnel: &mut Tunnel, surroundings: &mut Surroundings, now: Instant) {
     while let Some(transmit) = tunnel.poll_transmit(surroundings, now) {
         if transmit.message_type() != MessageType::Initiation {
-            send(transmits, &[], tunnel.endpoint, transmit.datagram());
+            send(outbox, &[], tunnel.endpoint, transmit.datagram());
         }
     }
 }
 
 /// Where the peer was last heard of comes first.
-fn send(
-    transmits: &mut VecDeque<Transmit>,
-    candidates: &[SocketAddr],
-    endpoint: Option<SocketAddr>,
-    message: &[u8],
-) {
+fn send(outbox: &mut Outbox, candidates: &[SocketAddr], endpoint: Option<SocketAddr>, message: &[u8]) {
     let others = candidates.iter().copied().filter(|&candidate| Some(candidate) != endpoint);
     for to in endpoint.into_iter().chain(others).take(MAX_TRIED_ENDPOINTS) {
-        transmits.push_back(Transmit { to, payload: message.to_vec() });
+        outbox.push(to, message);
     }
 }
 

@@ -18,8 +18,9 @@ mod tunnel;
 mod waiting;
 
 pub use allowed_ips::AllowedIps;
+pub use carrick_wireguard::OVERHEAD;
 pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, Timer};
-pub use outbox::Transmit;
+pub use outbox::{MAX_SEGMENTS, Transmit};
 pub use outside::Outside;
 pub use packet::{Addresses, addresses};
 pub use peer::PeerConfig;

@@ -7,7 +7,7 @@ use std::{
 
 use carrick_types::WireGuardKey;
 use carrick_wireguard::{
-    Config, Event, HEADER, Identified, Message, Refused, Tai64N, Transmit,
+    Config, Event, Identified, Message, OVERHEAD, Refused, Tai64N, Transmit,
     message::{self, CookieReply, MessageType, Response},
 };
 
@@ -17,11 +17,11 @@ use crate::{outside::Surroundings, own_keys::OwnKey};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expired;
 
-/// What a tunnel takes.
-pub(crate) enum Incoming<'a> {
+/// A handshake message that a tunnel takes.
+pub(crate) enum Handshake<'a> {
     /// An initiation of its peer.
     Initiation(Identified),
-    /// Any other message with one of its indices.
+    /// Any other with one of its indices.
     Message(&'a [u8]),
 }
 
@@ -95,20 +95,18 @@ impl Tunnel {
         self.looking = true;
     }
 
-    /// Seals a packet. `None` where there are no keys any more, or the buffer has no room for it.
-    pub(crate) fn seal<'a>(
-        &mut self,
-        packet: &[u8],
-        mtu: usize,
-        buffer: &'a mut [u8],
-        now: Instant,
-    ) -> Option<&'a [u8]> {
-        buffer.get_mut(HEADER..)?.get_mut(..packet.len())?.copy_from_slice(packet);
-        let mut batch = [Message::outgoing(buffer, packet.len(), mtu)?];
-        self.has_keys = self.engine.seal(&mut batch, now).is_ok();
-        let [message] = batch;
-        let length = message.len();
-        buffer.get(..length).filter(|_| self.has_keys)
+    /// Seals datagrams in place, one behind the other, each `segment` bytes long but for the last, which may be shorter: header, packet
+    /// with its padding, and room for the tag. Whether it could; where not, none of them may be sent.
+    pub(crate) fn seal(&mut self, datagrams: &mut [u8], segment: usize, mtu: usize, now: Instant) -> bool {
+        let batch: Option<Vec<_>> = datagrams
+            .chunks_mut(segment)
+            .map(|datagram| {
+                let packet = datagram.len().checked_sub(OVERHEAD)?;
+                Message::outgoing(datagram, packet, mtu)
+            })
+            .collect();
+        self.has_keys = batch.is_some_and(|mut batch| self.engine.seal(&mut batch, now).is_ok());
+        self.has_keys
     }
 
     /// Asks for a handshake, unless one of either side is under way.
@@ -116,46 +114,53 @@ impl Tunnel {
         self.engine.initiate(now);
     }
 
-    /// Takes a message, and gives the text of a data message: a packet with its padding, or nothing.
-    pub(crate) fn open<'a>(
+    /// Takes a handshake message.
+    pub(crate) fn shake_hands(
         &mut self,
         from: SocketAddr,
-        incoming: Incoming<'_>,
-        buffer: &'a mut [u8],
+        handshake: Handshake<'_>,
         surroundings: &mut Surroundings,
         now: Instant,
-    ) -> Result<&'a [u8], Refused> {
-        let mut text: &[u8] = &[];
-        match incoming {
-            Incoming::Initiation(identified) => {
+    ) -> Result<(), Refused> {
+        match handshake {
+            Handshake::Initiation(identified) => {
                 let (slot, next_index) = (self.slot, &mut self.next_index);
                 let mut indices = || index(slot, next_index);
                 surroundings
                     .with(now, &mut indices, |context| self.engine.handle_initiation(identified, context))?;
             }
-            Incoming::Message(datagram) => match MessageType::of(datagram)? {
-                MessageType::Initiation => return Err(Refused::Malformed),
+            Handshake::Message(datagram) => match MessageType::of(datagram)? {
+                MessageType::Initiation | MessageType::Data => return Err(Refused::Malformed),
                 MessageType::Response => self.engine.handle_response(&Response::parse(datagram)?, now)?,
                 // It says nothing about where the peer is.
                 MessageType::CookieReply => {
-                    self.engine.handle_cookie_reply(&CookieReply::parse(datagram)?, now)?;
-                    return Ok(text);
-                }
-                MessageType::Data => {
-                    let index = message::receiver(datagram).ok_or(Refused::Malformed)?;
-                    let copy = buffer.get_mut(..datagram.len()).ok_or(Refused::Malformed)?;
-                    copy.copy_from_slice(datagram);
-                    let mut batch = [Message::incoming(copy)?];
-                    self.engine.open(index, &mut batch, now)?;
-                    let [message] = batch;
-                    text = message.into_packet().ok_or(Refused::Forged)?;
+                    return self.engine.handle_cookie_reply(&CookieReply::parse(datagram)?, now);
                 }
             },
         }
-        self.endpoint = Some(from);
-        self.looking = false;
-        self.take_events(now);
-        Ok(text)
+        self.heard_from(from, now);
+        Ok(())
+    }
+
+    /// Opens data messages in place, which all name one session of this tunnel, and notes for each how long its text is, padding
+    /// included, or `None` where it is refused. The text lies behind the header.
+    pub(crate) fn open(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        segment: usize,
+        texts: &mut Vec<Option<usize>>,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let index = message::receiver(datagrams).ok_or(Refused::Malformed)?;
+        let mut batch =
+            datagrams.chunks_mut(segment).map(Message::incoming).collect::<Result<Vec<_>, _>>()?;
+        let opened = self.engine.open(index, &mut batch, now)?;
+        texts.extend(batch.iter().map(|message| message.packet().map(<[u8]>::len)));
+        if opened.packets + opened.keepalives > 0 {
+            self.heard_from(from, now);
+        }
+        Ok(())
     }
 
     /// The next datagram that is not a packet.
@@ -183,6 +188,13 @@ impl Tunnel {
     /// Whether there are still keys to send with.
     pub(crate) fn refresh(&mut self, now: Instant) {
         self.has_keys = self.engine.sending(now).is_some();
+    }
+
+    /// Something authentic came.
+    fn heard_from(&mut self, from: SocketAddr, now: Instant) {
+        self.endpoint = Some(from);
+        self.looking = false;
+        self.take_events(now);
     }
 
     fn take_events(&mut self, now: Instant) {

@@ -29,13 +29,13 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// Keeps a packet. Says how many older ones made room.
-    pub(crate) fn push(&mut self, peer: WireGuardKey, packet: &[u8]) -> u64 {
+    pub(crate) fn push(&mut self, peer: WireGuardKey, packet: Vec<u8>) -> u64 {
         let of_peer = self.numbers.entry(peer).or_default();
         of_peer.push_back(self.next);
         let peer_is_full = of_peer.len() > MAX_PACKETS;
-        self.packets.insert(self.next, (peer, packet.to_vec()));
-        self.next += 1;
         self.bytes += packet.len() + OVERHEAD;
+        self.packets.insert(self.next, (peer, packet));
+        self.next += 1;
         let mut dropped = u64::from(peer_is_full && self.pop(&peer).is_some());
         while self.bytes > MAX_BYTES
             && let Some((_, &(oldest, _))) = self.packets.first_key_value()
@@ -105,9 +105,9 @@ mod tests {
         let size = 65_000;
         let fit = MAX_BYTES / (size + OVERHEAD);
         for number in 0..fit {
-            assert_eq!(waiting.push(key(number % 2), &packet(number, size)), 0);
+            assert_eq!(waiting.push(key(number % 2), packet(number, size)), 0);
         }
-        assert_eq!(waiting.push(key(2), &packet(fit, size)), 1);
+        assert_eq!(waiting.push(key(2), packet(fit, size)), 1);
         assert!(waiting.bytes() <= MAX_BYTES);
         assert_eq!(waiting.pop(&key(0)), Some(packet(2, size)), "0 was the oldest");
         assert_eq!(waiting.pop(&key(1)), Some(packet(1, size)));
@@ -117,8 +117,7 @@ mod tests {
     #[test]
     fn a_peer_has_its_newest_packets_waiting() {
         let mut waiting = Waiting::default();
-        let dropped: u64 =
-            (0..MAX_PACKETS + 10).map(|number| waiting.push(key(0), &packet(number, 64))).sum();
+        let dropped: u64 = (0..MAX_PACKETS + 10).map(|number| waiting.push(key(0), packet(number, 64))).sum();
         assert_eq!(dropped, 10);
         let rest: Vec<_> = std::iter::from_fn(|| waiting.pop(&key(0))).collect();
         assert_eq!(rest, (10..MAX_PACKETS + 10).map(|number| packet(number, 64)).collect::<Vec<_>>());
@@ -130,7 +129,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let peers = MAX_BYTES / OVERHEAD / MAX_PACKETS + 10;
         let dropped: u64 =
-            (0..peers * MAX_PACKETS).map(|number| waiting.push(key(number % peers), &[])).sum();
+            (0..peers * MAX_PACKETS).map(|number| waiting.push(key(number % peers), vec![])).sum();
         assert_eq!(dropped, (10 * MAX_PACKETS) as u64);
     }
 
@@ -138,7 +137,7 @@ mod tests {
     fn what_is_handed_over_keeps_its_order() {
         let mut waiting = Waiting::default();
         for number in 0..10 {
-            waiting.push(key(number % 2), &packet(number, 64));
+            waiting.push(key(number % 2), packet(number, 64));
         }
         waiting.hand_over(&key(0), key(1));
         assert!(!waiting.waits_for(&key(0)));
@@ -149,8 +148,8 @@ mod tests {
     #[test]
     fn what_is_cleared_leaves_room() {
         let mut waiting = Waiting::default();
-        waiting.push(key(0), &packet(0, 1420));
-        waiting.push(key(1), &packet(1, 1420));
+        waiting.push(key(0), packet(0, 1420));
+        waiting.push(key(1), packet(1, 1420));
         assert_eq!((waiting.clear(&key(0)), waiting.clear(&key(0))), (1, 0));
         assert_eq!(waiting.peers().collect::<Vec<_>>(), [key(1)]);
         assert_eq!(waiting.bytes(), 1420 + OVERHEAD);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_dataplane::{Device, PeerConfig, Transmit};
+use carrick_dataplane::{Device, PeerConfig, Transmit, offload::VnetHeader};
 use carrick_types::WireGuardSecret;
 
 #[test]
@@ -71,7 +71,11 @@ impl Pair {
     }
 
     fn send(&mut self, from: u8, number: u8) {
-        self.devices[usize::from(from)].handle_packet(&packet(from, number), self.now);
+        self.devices[usize::from(from)].handle_packet(
+            &VnetHeader::default(),
+            &packet(from, number),
+            self.now,
+        );
     }
 
     /// Everything that the two have sent arrives, at the same moment.
@@ -81,10 +85,17 @@ impl Pair {
             let to = usize::from(1 - from);
             for transmit in transmits {
                 self.initiations[usize::from(from)] += usize::from(transmit.payload.len() == 148);
-                self.devices[to].handle_datagram(address(from), &transmit.payload, self.now);
-            }
-            while let Some(packet) = self.devices[to].poll_packet() {
-                self.received[to].push(*packet.last().unwrap());
+                let (mut datagrams, received) = (transmit.payload, &mut self.received[to]);
+                let from = address(from);
+                self.devices[to].handle_datagrams(
+                    from,
+                    &mut datagrams,
+                    transmit.segment,
+                    self.now,
+                    |packet| {
+                        received.push(*packet.parts().last().unwrap().last().unwrap());
+                    },
+                );
             }
         }
     }

@@ -6,7 +6,7 @@ mod net;
 
 use std::time::Duration;
 
-use carrick_dataplane::{Device, PeerConfig};
+use carrick_dataplane::{Device, PeerConfig, offload::VnetHeader};
 use net::{Net, config, key, secret};
 use proptest::prelude::*;
 
@@ -418,7 +418,7 @@ fn ones_own_key_is_no_peer() {
     device.replace_peer(&key(1, 0), key(0, 0), config(1), net.now);
     device.set_peer(key(0, 1), config(1));
     device.rotate(&secret(0, 1), net.now);
-    device.handle_packet(&[&[0x45; 16][..], &[10, 0, 1, 1]].concat(), net.now);
+    device.handle_packet(&VnetHeader::default(), &[&[0x45; 16][..], &[10, 0, 1, 1]].concat(), net.now);
     assert_eq!(device.counters().no_peer, 1);
     assert_eq!(device.poll_transmit(), None);
 }

@@ -4,7 +4,7 @@
 
 mod net;
 
-use carrick_dataplane::PeerConfig;
+use carrick_dataplane::{PeerConfig, offload::VnetHeader};
 use net::{Net, key};
 
 /// What the device lets wait, and what it counts for each packet beside its bytes.
@@ -19,7 +19,7 @@ fn a_thousand_silent_peers_share_one_budget() {
     let mut sent = 0;
     for _ in 0..50 {
         for peer in 0..1000 {
-            net.devices[0].handle_packet(&packet_to_silent(peer, SIZE), now);
+            net.devices[0].handle_packet(&VnetHeader::default(), &packet_to_silent(peer, SIZE), now);
             sent += 1;
         }
     }
@@ -34,7 +34,7 @@ fn a_peer_that_answers_gets_its_packets_in_order_while_others_are_silent() {
     let mut net = net_with_silent_peers(1000);
     let now = net.now;
     for peer in 0..10_000 {
-        net.devices[0].handle_packet(&packet_to_silent(peer % 1000, 1420), now);
+        net.devices[0].handle_packet(&VnetHeader::default(), &packet_to_silent(peer % 1000, 1420), now);
     }
     while net.devices[0].poll_transmit().is_some() {}
     for _ in 0..100 {

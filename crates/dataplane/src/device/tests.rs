@@ -1,3 +1,8 @@
+use std::{
+    collections::VecDeque,
+    ops::{Deref, DerefMut},
+};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -33,9 +38,54 @@ impl Outside for Simulated {
     }
 }
 
-/// Two devices that know each other: 10.1.0.0/16 behind the one, 10.2.0.0/16 behind the other.
-fn pair() -> (Device, Device) {
-    let (mut one, mut two) = (Device::new(&secret(1), Simulated(1)), Device::new(&secret(2), Simulated(2)));
+/// A device, and the packets that came out of it.
+struct Host {
+    device: Device,
+    packets: VecDeque<Vec<u8>>,
+}
+
+impl Deref for Host {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl DerefMut for Host {
+    fn deref_mut(&mut self) -> &mut Device {
+        &mut self.device
+    }
+}
+
+impl Host {
+    fn new(secret: &WireGuardSecret, outside: Simulated) -> Self {
+        Self { device: Device::new(secret, outside), packets: VecDeque::new() }
+    }
+
+    fn handle_packet(&mut self, packet: &[u8], now: Instant) {
+        self.device.handle_packet(&VnetHeader::default(), packet, now);
+    }
+
+    fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
+        self.handle_datagrams(from, datagram, datagram.len(), now);
+    }
+
+    fn handle_datagrams(&mut self, from: SocketAddr, datagrams: &[u8], segment: usize, now: Instant) {
+        let packets = &mut self.packets;
+        self.device.handle_datagrams(from, &mut datagrams.to_vec(), segment, now, |packet| {
+            packets.push_back(packet.parts().collect::<Vec<_>>().concat());
+        });
+    }
+
+    fn poll_packet(&mut self) -> Option<Vec<u8>> {
+        self.packets.pop_front()
+    }
+}
+
+/// Two hosts that know each other: 10.1.0.0/16 behind the one, 10.2.0.0/16 behind the other.
+fn pair() -> (Host, Host) {
+    let (mut one, mut two) = (Host::new(&secret(1), Simulated(1)), Host::new(&secret(2), Simulated(2)));
     one.set_own(vec!["10.1.0.0/16".parse().unwrap()]);
     two.set_own(vec!["10.2.0.0/16".parse().unwrap()]);
     one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[TWO]));
@@ -53,15 +103,15 @@ fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
 }
 
 /// Carries datagrams between the two until neither has one. Returns how many there were.
-fn exchange(one: &mut Device, two: &mut Device, now: Instant) -> usize {
+fn exchange(one: &mut Host, two: &mut Host, now: Instant) -> usize {
     let mut count = 0;
     loop {
         if let Some(transmit) = one.poll_transmit() {
             assert_eq!(transmit.to, TWO.parse().unwrap());
-            two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
+            two.handle_datagrams(ONE.parse().unwrap(), &transmit.payload, transmit.segment, now);
         } else if let Some(transmit) = two.poll_transmit() {
             assert_eq!(transmit.to, ONE.parse().unwrap());
-            one.handle_datagram(TWO.parse().unwrap(), &transmit.payload, now);
+            one.handle_datagrams(TWO.parse().unwrap(), &transmit.payload, transmit.segment, now);
         } else {
             return count;
         }
@@ -69,7 +119,7 @@ fn exchange(one: &mut Device, two: &mut Device, now: Instant) -> usize {
     }
 }
 
-fn connected() -> (Device, Device, Instant) {
+fn connected() -> (Host, Host, Instant) {
     let (mut one, mut two) = pair();
     let now = Instant::now_for_tests();
     one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);

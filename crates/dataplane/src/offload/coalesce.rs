@@ -13,6 +13,9 @@ use super::{
 /// The longest packet that IP has, in bytes.
 const MAX_PACKET: usize = 65_535;
 
+/// The most packets in one: more than IP has room for at any usual MTU.
+pub const MAX_PARTS: usize = 128;
+
 /// So many runs are looked at for the one that a packet continues.
 const OPEN_RUNS: usize = 8;
 
@@ -22,6 +25,8 @@ pub struct Coalescer {
     /// In order; those from `used` on are kept for their memory.
     runs: Vec<Run>,
     used: usize,
+    /// UDP is left as it is.
+    not_udp: bool,
 }
 
 /// A packet for the kernel, in parts.
@@ -59,10 +64,16 @@ struct Run {
 }
 
 impl Coalescer {
+    /// Whether UDP datagrams are coalesced.
+    pub const fn set_udp(&mut self, coalesces: bool) {
+        self.not_udp = !coalesces;
+    }
+
     /// Takes the packet in `range` of `buffer`, which is the same until [`Coalescer::flush`].
     pub fn push(&mut self, buffer: &[u8], range: Range<usize>) {
         let Some(packet) = buffer.get(range.clone()) else { return };
-        let headers = Headers::of(packet).filter(|headers| may_coalesce(*headers, packet));
+        let headers = Headers::of(packet)
+            .filter(|headers| !(self.not_udp && headers.protocol == UDP) && may_coalesce(*headers, packet));
         let from = self.used.saturating_sub(OPEN_RUNS);
         for run in self.runs[from..self.used].iter_mut().rev().filter(|run| run.open) {
             let Some(first) = run.parts.first().and_then(|first| buffer.get(first.clone())) else { continue };
@@ -114,7 +125,9 @@ impl Run {
     /// Whether a packet of the same flow goes on where this run ends.
     fn continues(&self, headers: Headers, first: &[u8], packet: &[u8]) -> bool {
         let payload = packet.len() - headers.payload;
-        let fits = payload <= self.size && first.len() - self.size + self.length + payload <= MAX_PACKET;
+        let fits = self.parts.len() < MAX_PARTS
+            && payload <= self.size
+            && first.len() - self.size + self.length + payload <= MAX_PACKET;
         fits && same_network_header(headers, self.parts.len(), first, packet)
             && (headers.protocol == UDP || self.continues_segment(headers, first, packet))
     }

@@ -1,7 +1,7 @@
 //! Segmentation and coalescing: one super-packet of the kernel is many packets of a tunnel, and the other way round.
 //!
 //! The kernel hands a TUN interface with offloads packets of up to 64 KiB, each behind a [`VnetHeader`] that says how to cut it
-//! up: that is [`split`]. Packets that came through a tunnel one behind the other are handed to the kernel as one again:
+//! up: those are [`Segments`]. Packets that came through a tunnel one behind the other are handed to the kernel as one again:
 //! [`Coalescer`]. Splitting followed by coalescing is the identity; every checksum is exact.
 //!
 //! Sources: `struct virtio_net_hdr` (Virtio 1.3, section 5.1.6), `Documentation/networking/segmentation-offloads.rst` of Linux.
@@ -14,6 +14,6 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-pub use coalesce::{Coalesced, Coalescer};
+pub use coalesce::{Coalesced, Coalescer, MAX_PARTS};
 pub use header::{Gso, VnetHeader};
-pub use split::{SplitError, split};
+pub use split::{Malformed, Segments};

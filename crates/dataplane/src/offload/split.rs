@@ -1,6 +1,7 @@
 //! One super-packet into the packets it stands for.
 
 use super::{
+    checksum::Sum,
     header::{Gso, VnetHeader},
     headers::{
         CWR, FIN, Headers, PSH, TCP, TCP_FLAGS, UDP, read_u16, read_u32, set_network_length, write_u16,
@@ -8,59 +9,95 @@ use super::{
     },
 };
 
-/// Why a packet cannot be split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SplitError {
-    /// It is not what its header says.
-    Malformed,
-    /// One of its packets does not fit where it is to be written.
-    TooLong,
+/// The header contradicts the packet behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the packet is not what its header says")]
+pub struct Malformed;
+
+/// The packets that a super-packet stands for, one after the other, each with exact checksums.
+#[derive(Debug)]
+pub struct Segments<'a> {
+    packet: &'a [u8],
+    how: How,
+    /// How many packets were written.
+    written: usize,
+    /// Where the payload of the next one begins.
+    next: usize,
 }
 
-/// Splits a super-packet. `place(length)` gives the room for the next packet, of exactly that many bytes; what is written there is
-/// whole, with exact checksums. Packets are at most `mtu` bytes long where the kernel keeps to the interface's MTU; longer ones
-/// are [`SplitError::TooLong`] if `place` says so.
-///
-/// # Errors
-/// [`SplitError`]; packets that were written before stand.
-pub fn split<'a>(
-    header: &VnetHeader,
-    packet: &mut [u8],
-    mut place: impl FnMut(usize) -> Option<&'a mut [u8]>,
-) -> Result<usize, SplitError> {
-    if header.gso == Gso::None {
-        if let Some((start, offset)) = header.checksum {
-            complete_checksum(packet, start.into(), offset.into()).ok_or(SplitError::Malformed)?;
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// The packet is one already, but for its checksum, which covers the bytes from `.0` on and is put at `.1`.
+    Whole(Option<(usize, usize)>),
+    /// Each packet has these headers and so many bytes of payload.
+    Cut(Headers, usize),
+}
+
+impl<'a> Segments<'a> {
+    /// The packets in `packet`, as the kernel's header describes it.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn of(header: &VnetHeader, packet: &'a [u8]) -> Result<Self, Malformed> {
+        if header.gso == Gso::None {
+            let checksum = header.checksum.map(|(start, offset)| (usize::from(start), usize::from(offset)));
+            if checksum.is_some_and(|(start, offset)| start + offset + 2 > packet.len()) {
+                return Err(Malformed);
+            }
+            return Ok(Self { packet, how: How::Whole(checksum), written: 0, next: 0 });
         }
-        let room = place(packet.len()).ok_or(SplitError::TooLong)?;
-        room.copy_from_slice(packet);
-        return Ok(1);
+        let headers = Headers::of(packet).ok_or(Malformed)?;
+        let expected = match header.gso {
+            Gso::TcpV4 => headers.protocol == TCP && !headers.v6,
+            Gso::TcpV6 => headers.protocol == TCP && headers.v6,
+            Gso::Udp | Gso::None => headers.protocol == UDP,
+        };
+        if !expected || header.gso_size == 0 || headers.payload == packet.len() {
+            return Err(Malformed);
+        }
+        let how = How::Cut(headers, header.gso_size.into());
+        Ok(Self { packet, how, written: 0, next: headers.payload })
     }
-    let headers = Headers::of(packet).ok_or(SplitError::Malformed)?;
-    let expected = match header.gso {
-        Gso::TcpV4 => headers.protocol == TCP && !headers.v6,
-        Gso::TcpV6 => headers.protocol == TCP && headers.v6,
-        Gso::Udp | Gso::None => headers.protocol == UDP,
-    };
-    if !expected || header.gso_size == 0 {
-        return Err(SplitError::Malformed);
+
+    /// How many bytes the next packet has; `None` where there is none.
+    pub fn next_length(&self) -> Option<usize> {
+        match self.how {
+            How::Whole(_) => (self.written == 0).then_some(self.packet.len()),
+            How::Cut(headers, size) => {
+                let rest = self.packet.len().checked_sub(self.next).filter(|rest| *rest > 0)?;
+                Some(headers.payload + rest.min(size))
+            }
+        }
     }
-    let (head, payload) = packet.split_at(headers.payload);
-    let mut count = 0;
-    let mut chunks = payload.chunks(header.gso_size.into()).peekable();
-    while let Some(chunk) = chunks.next() {
-        let room = place(head.len() + chunk.len()).ok_or(SplitError::TooLong)?;
-        let (to_head, to_payload) = room.split_at_mut(head.len());
-        to_head.copy_from_slice(head);
-        to_payload.copy_from_slice(chunk);
-        write_segment(headers, room, count, header.gso_size.into(), chunks.peek().is_none());
-        count += 1;
+
+    /// Writes the next packet, which has as many bytes as `room`: [`Segments::next_length`].
+    pub fn write_next(&mut self, room: &mut [u8]) {
+        debug_assert_eq!(self.next_length(), Some(room.len()));
+        match self.how {
+            How::Whole(checksum) => {
+                room.copy_from_slice(self.packet);
+                if let Some((start, at)) = checksum {
+                    let sum = Sum::default().add(room.get(start..).unwrap_or_default()).checksum();
+                    // Of UDP, zero says that there is none; for all others both spellings mean the same.
+                    write_u16(room, start + at, if sum == 0 { 0xffff } else { sum });
+                }
+            }
+            How::Cut(headers, size) => {
+                let (head, payload) = room.split_at_mut(headers.payload);
+                let end = self.next + payload.len();
+                head.copy_from_slice(&self.packet[..headers.payload]);
+                payload.copy_from_slice(&self.packet[self.next..end]);
+                let last = end == self.packet.len();
+                make_segment(headers, room, self.written, size, last);
+                self.next = end;
+            }
+        }
+        self.written += 1;
     }
-    Ok(count)
 }
 
 /// Makes a copy of the super-packet's headers those of its packet number `index`.
-fn write_segment(headers: Headers, segment: &mut [u8], index: usize, gso_size: usize, last: bool) {
+fn make_segment(headers: Headers, segment: &mut [u8], index: usize, size: usize, last: bool) {
     let total = segment.len();
     if !headers.v6 {
         let id = read_u16(segment, 4).wrapping_add(u16::try_from(index).unwrap_or_default());
@@ -69,7 +106,7 @@ fn write_segment(headers: Headers, segment: &mut [u8], index: usize, gso_size: u
     let (network, transport) = segment.split_at_mut(headers.transport);
     set_network_length(headers.v6, network, total);
     if headers.protocol == TCP {
-        let ahead = u32::try_from(index * gso_size).unwrap_or_default();
+        let ahead = u32::try_from(index * size).unwrap_or_default();
         let sequence = read_u32(transport, 4).wrapping_add(ahead);
         write_u32(transport, 4, sequence);
         if let Some(flags) = transport.get_mut(TCP_FLAGS) {
@@ -81,21 +118,8 @@ fn write_segment(headers: Headers, segment: &mut [u8], index: usize, gso_size: u
     }
     let at = headers.checksum_offset();
     write_u16(transport, at, 0);
-    let length = transport.len();
-    let checksum = headers.pseudo_header(network, length).add(transport).checksum();
+    let checksum = headers.pseudo_header(network, transport.len()).add(transport).checksum();
     // Of UDP, zero says that there is no checksum (RFC 768).
     let checksum = if headers.protocol == UDP && checksum == 0 { 0xffff } else { checksum };
     write_u16(transport, at, checksum);
-}
-
-/// Puts the checksum into a packet that has the sum of its pseudo-header in its place.
-fn complete_checksum(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
-    let covered = packet.get_mut(start..)?;
-    if offset + 2 > covered.len() {
-        return None;
-    }
-    let checksum = super::checksum::Sum::default().add(covered).checksum();
-    // For UDP zero would say that there is none, and for all others both spellings mean the same.
-    write_u16(covered, offset, if checksum == 0 { 0xffff } else { checksum });
-    Some(())
 }

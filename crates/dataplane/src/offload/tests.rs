@@ -82,8 +82,8 @@ impl Packet {
     }
 
     fn finished(&self) -> Vec<u8> {
-        let (header, mut packet) = self.unfinished();
-        split_all(&header, &mut packet).unwrap().remove(0)
+        let (header, packet) = self.unfinished();
+        split_all(&header, &packet).unwrap().remove(0)
     }
 
     /// As the kernel hands over many at once.
@@ -100,23 +100,14 @@ impl Packet {
 }
 
 /// Splits into packets of their own.
-fn split_all(header: &VnetHeader, packet: &mut [u8]) -> Result<Vec<Vec<u8>>, SplitError> {
-    let mut room = vec![0; 1 << 20];
-    let mut lengths = Vec::new();
-    let mut rest = room.as_mut_slice();
-    let count = split(header, packet, |length| {
-        lengths.push(length);
-        let (now, later) = std::mem::take(&mut rest).split_at_mut_checked(length)?;
-        rest = later;
-        Some(now)
-    })?;
-    let mut at = 0;
-    let packets = lengths.iter().map(|length| {
-        at += length;
-        room[at - length..at].to_vec()
-    });
-    let packets: Vec<_> = packets.collect();
-    assert_eq!(packets.len(), count);
+fn split_all(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut segments = Segments::of(header, packet)?;
+    let mut packets = Vec::new();
+    while let Some(length) = segments.next_length() {
+        let mut room = vec![0xaa; length];
+        segments.write_next(&mut room);
+        packets.push(room);
+    }
     Ok(packets)
 }
 
@@ -220,15 +211,23 @@ fn a_udp_checksum_of_zero_stays_and_is_not_coalesced() {
 
 #[test]
 fn a_header_that_contradicts_its_packet_is_refused() {
-    let (header, mut packet) = Packet::tcp(0, &[1; 300]).superpacket(100);
-    let refused =
-        |header: VnetHeader, packet: &mut [u8]| split_all(&header, packet) == Err(SplitError::Malformed);
-    assert!(refused(VnetHeader { gso_size: 0, ..header }, &mut packet));
-    assert!(refused(VnetHeader { gso: Gso::TcpV6, ..header }, &mut packet));
-    assert!(refused(VnetHeader { gso: Gso::Udp, ..header }, &mut packet));
-    assert!(refused(header, &mut []));
+    let (header, packet) = Packet::tcp(0, &[1; 300]).superpacket(100);
+    let refused = |header: VnetHeader, packet: &[u8]| split_all(&header, packet) == Err(Malformed);
+    assert!(refused(VnetHeader { gso_size: 0, ..header }, &packet));
+    assert!(refused(VnetHeader { gso: Gso::TcpV6, ..header }, &packet));
+    assert!(refused(VnetHeader { gso: Gso::Udp, ..header }, &packet));
+    assert!(refused(header, &[]));
     let outside = VnetHeader { checksum: Some((400, 16)), ..VnetHeader::default() };
-    assert!(refused(outside, &mut packet));
+    assert!(refused(outside, &packet));
+}
+
+/// A packet without what means nothing where it must not be fragmented: its number, and the checksum that covers it.
+fn significant(packet: &Vec<u8>) -> Vec<u8> {
+    let mut packet = packet.clone();
+    if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
+        (packet[4], packet[5], packet[10], packet[11]) = (0, 0, 0, 0);
+    }
+    packet
 }
 
 fn any_packet() -> impl Strategy<Value = Packet> {
@@ -254,9 +253,9 @@ proptest! {
     #[test]
     fn splitting_then_coalescing_is_the_identity(packet in any_packet(), gso_size in 1..1500_u16) {
         // A super-packet of one is a packet; and the kernel makes no more packets of one than this.
-        prop_assume!(packet.payload.len() > gso_size.into() && packet.payload.len() / usize::from(gso_size) < 1000);
+        prop_assume!(packet.payload.len() > gso_size.into() && packet.payload.len() / usize::from(gso_size) < MAX_PARTS);
         let (header, bytes) = packet.superpacket(gso_size);
-        let packets = split_all(&header, &mut bytes.clone()).unwrap();
+        let packets = split_all(&header, &bytes).unwrap();
         packets.iter().for_each(|packet| check_packet(packet));
         let payload = |packet: &Vec<u8>| packet[header.header_length.into()..].to_vec();
         prop_assert_eq!(packets.iter().flat_map(payload).collect::<Vec<_>>(), packet.payload.clone());
@@ -267,8 +266,8 @@ proptest! {
     fn coalescing_then_splitting_loses_nothing(packets in prop::collection::vec(any_packet(), 0..12)) {
         let packets: Vec<_> = packets.iter().map(Packet::finished).collect();
         let mut again = Vec::new();
-        for (header, mut packet) in coalesce(&packets) {
-            again.extend(split_all(&header, &mut packet).unwrap());
+        for (header, packet) in coalesce(&packets) {
+            again.extend(split_all(&header, &packet).unwrap());
         }
         let mut expected = packets;
         // Packets of different flows may change places.
@@ -278,13 +277,13 @@ proptest! {
         };
         again.sort_by_key(flow);
         expected.sort_by_key(flow);
-        prop_assert_eq!(again, expected);
+        prop_assert!(again.iter().map(significant).eq(expected.iter().map(significant)));
     }
 
     #[test]
-    fn junk_never_panics(header: [u8; VnetHeader::LENGTH], mut junk: Vec<u8>, other: Vec<u8>) {
+    fn junk_never_panics(header: [u8; VnetHeader::LENGTH], junk: Vec<u8>, other: Vec<u8>) {
         if let Some(header) = VnetHeader::parse(&header) {
-            let _ = split_all(&header, &mut junk);
+            let _ = split_all(&header, &junk);
         }
         coalesce(&[junk, other]);
     }

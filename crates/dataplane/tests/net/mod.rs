@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_dataplane::{Device, Outside, PeerConfig};
+use carrick_dataplane::{Device, Outside, PeerConfig, offload::VnetHeader};
 use carrick_types::{WireGuardKey, WireGuardSecret};
 
 /// Randomness from a seed, and a wall clock that stands still.
@@ -107,7 +107,7 @@ impl Net {
         let number = self.sent.entry((from, to)).or_default();
         let packet = packet(from, to, *number);
         *number += 1;
-        self.devices[from].handle_packet(&packet, self.now);
+        self.devices[from].handle_packet(&VnetHeader::default(), &packet, self.now);
         self.drain(from);
     }
 
@@ -127,9 +127,15 @@ impl Net {
             while let Some(entry) = self.on_the_way.first_entry()
                 && entry.key().0 <= self.now
             {
-                let (from, to, payload) = entry.remove();
+                let (from, to, mut payload) = entry.remove();
                 let Some(to) = (0..self.devices.len()).find(|&node| address(node) == to) else { continue };
-                self.devices[to].handle_datagram(address(from), &payload, self.now);
+                let received = &mut self.received;
+                let length = payload.len();
+                self.devices[to].handle_datagrams(address(from), &mut payload, length, self.now, |packet| {
+                    let packet = packet.parts().collect::<Vec<_>>().concat();
+                    let number = u32::from_be_bytes(*packet.last_chunk().unwrap());
+                    received.entry((to, usize::from(packet[14]))).or_default().push(number);
+                });
                 self.drain(to);
             }
             for node in 0..self.devices.len() {
@@ -174,21 +180,21 @@ impl Net {
 
     fn drain(&mut self, node: usize) {
         while let Some(transmit) = self.devices[node].poll_transmit() {
-            self.initiations[node] += usize::from(transmit.payload.len() == 148);
-            let (least, most) = self.latency;
-            // Knuth's multiplicative generator: any would do.
-            self.seed =
-                self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let latency = least + (self.seed >> 33) % (most - least + 1);
-            let arrival = self.now + Duration::from_millis(latency);
-            self.on_the_way.insert((arrival, self.datagrams), (node, transmit.to, transmit.payload));
-            self.datagrams += 1;
+            for datagram in transmit.payload.chunks(transmit.segment) {
+                self.post(node, transmit.to, datagram.to_vec());
+            }
         }
-        while let Some(packet) = self.devices[node].poll_packet() {
-            let from = usize::from(packet[14]);
-            let number = u32::from_be_bytes(*packet.last_chunk().unwrap());
-            self.received.entry((node, from)).or_default().push(number);
-        }
+    }
+
+    fn post(&mut self, node: usize, to: SocketAddr, payload: Vec<u8>) {
+        self.initiations[node] += usize::from(payload.len() == 148);
+        let (least, most) = self.latency;
+        // Knuth's multiplicative generator: any would do.
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let latency = least + (self.seed >> 33) % (most - least + 1);
+        let arrival = self.now + Duration::from_millis(latency);
+        self.on_the_way.insert((arrival, self.datagrams), (node, to, payload));
+        self.datagrams += 1;
     }
 }
 
