@@ -173,10 +173,12 @@ impl Tunnel {
         if self.engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
             self.engine.handle_timeout(now);
         }
+        self.take_events(now);
+        // One that was made for an initiation that it refused has nothing to wait for.
+        self.expired |= self.engine.poll_timeout().is_none();
         if std::mem::take(&mut self.looking) {
             self.engine.look(now);
         }
-        self.take_events(now);
         if self.expired { Err(Expired) } else { Ok(()) }
     }
 
