@@ -20,7 +20,7 @@ pub(crate) struct Expired;
 /// What a tunnel takes.
 pub(crate) enum Incoming<'a> {
     /// An initiation of its peer.
-    Initiation(Identified),
+    Initiation(Box<Identified>),
     /// Any other message with one of its indices.
     Message(&'a [u8]),
 }
@@ -131,7 +131,7 @@ impl Tunnel {
                 let (slot, next_index) = (self.slot, &mut self.next_index);
                 let mut indices = || index(slot, next_index);
                 surroundings
-                    .with(now, &mut indices, |context| self.engine.handle_initiation(identified, context))?;
+                    .with(now, &mut indices, |context| self.engine.handle_initiation(*identified, context))?;
             }
             Incoming::Message(datagram) => match MessageType::of(datagram)? {
                 MessageType::Initiation => return Err(Refused::Malformed),
