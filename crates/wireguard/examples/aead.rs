@@ -18,7 +18,7 @@ const SIZES: [usize; 4] = [64, 576, 1_420, 8_900];
 const BATCHES: [usize; 4] = [1, 8, 45, 64];
 
 /// Each measurement is the best of so many.
-const ROUNDS: usize = 7;
+const WINDOWS: usize = 2_000;
 
 const KEY: [u8; 32] = [7; 32];
 
@@ -75,18 +75,16 @@ fn open(cipher: &Cipher, messages: &mut [Message<'_>]) {
     cipher.open(messages);
 }
 
-/// The time per message of a step that does so many.
+/// The time per message of a step that does so many: the shortest of many short windows, which nothing else has interrupted.
 fn best(messages: usize, mut step: impl FnMut()) -> Duration {
-    let round = |step: &mut dyn FnMut()| {
-        let (begun, mut steps) = (Instant::now(), 0_u32);
-        while begun.elapsed() < Duration::from_millis(60) {
-            for _ in 0..64 {
-                step();
-            }
-            steps += 64;
+    let steps = u32::try_from(64_usize.div_ceil(messages)).unwrap_or(1);
+    let window = |step: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        for _ in 0..steps {
+            step();
         }
         begun.elapsed() / steps
     };
-    let fastest = (0..ROUNDS).map(|_| round(&mut step)).min().unwrap_or_default();
+    let fastest = (0..WINDOWS).map(|_| window(&mut step)).min().unwrap_or_default();
     fastest.div_f64(messages as f64)
 }
