@@ -24,7 +24,7 @@ const HANDSHAKES_PER_SECOND: u32 = 100;
 /// What a message claims to be, after the cheap checks.
 pub(crate) enum Claim {
     /// A peer wants a session with one of the keys of this node.
-    Initiation(Identified),
+    Initiation(Box<Identified>),
     /// It is for the tunnel with this slot.
     Slot(u32),
     /// Nothing before the sender proves its address: this cookie reply goes to it.
@@ -72,7 +72,7 @@ impl OwnKey {
         if message == MessageType::Initiation {
             Initiation::parse(datagram)
                 .and_then(|initiation| self.identity.identify(initiation))
-                .map(Claim::Initiation)
+                .map(|identified| Claim::Initiation(Box::new(identified)))
         } else {
             message::receiver(datagram).map(|index| Claim::Slot(index >> 8)).ok_or(Refused::Malformed)
         }

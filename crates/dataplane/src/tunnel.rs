@@ -20,7 +20,7 @@ pub(crate) struct Expired;
 /// A handshake message that a tunnel takes.
 pub(crate) enum Handshake<'a> {
     /// An initiation of its peer.
-    Initiation(Identified),
+    Initiation(Box<Identified>),
     /// Any other with one of its indices.
     Message(&'a [u8]),
 }
@@ -127,7 +127,7 @@ impl Tunnel {
                 let (slot, next_index) = (self.slot, &mut self.next_index);
                 let mut indices = || index(slot, next_index);
                 surroundings
-                    .with(now, &mut indices, |context| self.engine.handle_initiation(identified, context))?;
+                    .with(now, &mut indices, |context| self.engine.handle_initiation(*identified, context))?;
             }
             Handshake::Message(datagram) => match MessageType::of(datagram)? {
                 MessageType::Initiation | MessageType::Data => return Err(Refused::Malformed),
@@ -178,10 +178,12 @@ impl Tunnel {
         if self.engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
             self.engine.handle_timeout(now);
         }
+        self.take_events(now);
+        // One that was made for an initiation that it refused has nothing to wait for.
+        self.expired |= self.engine.poll_timeout().is_none();
         if std::mem::take(&mut self.looking) {
             self.engine.look(now);
         }
-        self.take_events(now);
         if self.expired { Err(Expired) } else { Ok(()) }
     }
 

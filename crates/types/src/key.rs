@@ -146,9 +146,43 @@ fn is_strong_ed25519(bytes: &[u8; 32]) -> bool {
     VerifyingKey::from_bytes(bytes).is_ok_and(|key| !key.is_weak())
 }
 
-/// A point of low order yields zero with every scalar; any clamped scalar will do to find out.
+/// The u-coordinates of the points of order 1, 2, 4 and 8, in each encoding that they have in 255 bits.
+#[rustfmt::skip]
+const LOW_ORDER: [[u8; 32]; 7] = [
+    near_zero(0),
+    near_zero(1),
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
+        0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b,
+        0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+    ],
+    near_prime(0xec),
+    near_prime(0xed),
+    near_prime(0xee),
+];
+
+/// A small number, little-endian.
+const fn near_zero(number: u8) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[0] = number;
+    bytes
+}
+
+/// A number close to 2^255 - 19, little-endian: the first byte says which.
+const fn near_prime(first: u8) -> [u8; 32] {
+    let mut bytes = [0xff; 32];
+    (bytes[0], bytes[31]) = (first, 0x7f);
+    bytes
+}
+
+/// A point of low order yields zero with every scalar. X25519 does not look at the last bit (RFC 7748, section 5).
 fn is_low_order(bytes: &[u8; 32]) -> bool {
-    x25519_dalek::x25519([0x55; 32], *bytes) == [0; 32]
+    let mut bytes = *bytes;
+    bytes[31] &= 0x7f;
+    LOW_ORDER.contains(&bytes)
 }
 
 macro_rules! verifies {
@@ -270,6 +304,21 @@ mod tests {
         for weak in [[0; 32], one] {
             WireGuardKey::from_bytes(weak).unwrap_err();
             IdentityKey::from_bytes(weak).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn every_point_of_low_order_yields_zero_and_is_refused_with_its_last_bit_set_too() {
+        for mut point in LOW_ORDER {
+            for bit in [0, 0x80] {
+                point[31] ^= bit;
+                assert_eq!(x25519_dalek::x25519([0x55; 32], point), [0; 32]);
+                WireGuardKey::from_bytes(point).unwrap_err();
+            }
+        }
+        for near in [near_zero(2), near_prime(0xeb), near_prime(0xef)] {
+            assert_ne!(x25519_dalek::x25519([0x55; 32], near), [0; 32]);
+            WireGuardKey::from_bytes(near).unwrap();
         }
     }
 

@@ -244,6 +244,63 @@ fn a_replayed_datagram_is_refused() {
 }
 
 #[test]
+fn a_replayed_initiation_is_refused_and_leaves_nothing_though_the_tunnel_that_took_it_is_gone() {
+    let (mut one, mut two) = pair();
+    let mut now = Instant::now_for_tests();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    let initiation = one.poll_transmit().unwrap().payload;
+    two.handle_datagram(ONE.parse().unwrap(), &initiation, now);
+    let response = two.poll_transmit().unwrap().payload;
+    one.handle_datagram(TWO.parse().unwrap(), &response, now);
+    exchange(&mut one, &mut two, now);
+    while two.poll_timeout().is_some() {
+        now += TICK;
+        two.handle_timeout(now);
+    }
+    assert!(two.slots.is_empty());
+    std::iter::from_fn(|| two.poll_transmit()).for_each(drop);
+    let refused = two.counters().refused;
+    two.handle_datagram("198.51.100.7:9".parse().unwrap(), &initiation, now);
+    assert_eq!((two.counters().refused, two.poll_transmit()), (refused + 1, None));
+    two.handle_timeout(now + TICK);
+    assert!(two.slots.is_empty() && two.poll_timeout().is_none());
+}
+
+#[test]
+fn junk_with_a_right_first_mac_makes_peers_prove_where_they_are_for_a_second() {
+    let (mut one, mut two) = pair();
+    let now = Instant::now_for_tests();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    let initiation = one.poll_transmit().unwrap().payload;
+    for _ in 0..100 {
+        two.handle_datagram("198.51.100.7:9".parse().unwrap(), &initiation, now);
+    }
+    std::iter::from_fn(|| two.poll_transmit()).for_each(drop);
+    let challenged = |two: &mut Device, now| {
+        two.handle_datagram(ONE.parse().unwrap(), &initiation, now);
+        two.poll_transmit().is_some_and(|answer| answer.payload.len() == 64)
+    };
+    assert!(challenged(&mut two, now));
+    assert!(!challenged(&mut two, now + Duration::from_secs(1)), "a replay, which gets no answer");
+}
+
+#[test]
+fn a_packet_is_padded_to_sixteen_bytes_but_not_beyond_the_mtu() {
+    let (mut one, mut two, now) = connected();
+    one.set_mtu(1_281);
+    for (length, expected) in [(28, 32), (1_280, 1_280), (1_281, 1_281)] {
+        let mut sent = packet([10, 1, 0, 1], [10, 2, 0, 1]);
+        sent.resize(length, 7);
+        sent[2..4].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+        one.handle_packet(&sent, now);
+        let transmit = one.poll_transmit().unwrap();
+        assert_eq!(transmit.payload.len(), expected + 32);
+        two.handle_datagram(ONE.parse().unwrap(), &transmit.payload, now);
+        assert_eq!(two.poll_packet(), Some(sent));
+    }
+}
+
+#[test]
 fn a_peer_that_tells_of_another_endpoint_is_looked_for_at_once_and_found_where_it_answers() {
     const NEW: &str = "192.0.2.99:51820";
     let (mut one, mut two, now) = connected();
