@@ -1,0 +1,23 @@
+//! The targets, by the part that parses.
+
+mod evidence;
+mod packets;
+mod text;
+
+use crate::Target;
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target { name: "session-to-coordinator", seeds: text::to_coordinator, run: text::run_to_coordinator },
+    Target { name: "session-to-node", seeds: text::to_node, run: text::run_to_node },
+    Target { name: "join-token", seeds: text::tokens, run: text::run_token },
+    Target { name: "credential", seeds: text::credentials, run: text::run_credential },
+    Target { name: "checkpoint", seeds: text::checkpoints, run: text::run_checkpoint },
+    Target { name: "log-entry", seeds: text::entries, run: text::run_entry },
+    Target { name: "bundle", seeds: text::bundles, run: text::run_bundle },
+    Target { name: "statement", seeds: evidence::statements, run: evidence::run_statement },
+    Target { name: "certificate", seeds: evidence::certificates, run: evidence::run_certificate },
+    Target { name: "revocation-list", seeds: evidence::lists, run: evidence::run_list },
+    Target { name: "datagram", seeds: packets::datagrams, run: packets::run_datagrams },
+    Target { name: "packet", seeds: packets::packets, run: packets::run_packet },
+];

@@ -1,0 +1,83 @@
+//! What comes from the network and from pods: datagrams and packets.
+
+use std::{
+    net::SocketAddr,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use carrick_dataplane::{Device, PeerConfig, addresses};
+use carrick_types::{WireGuardKey, WireGuardSecret};
+
+/// An `Instant` to count from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn secret(n: u8) -> WireGuardSecret {
+    WireGuardSecret::from_bytes([n; 32])
+}
+
+fn key(n: u8) -> WireGuardKey {
+    secret(n).public()
+}
+
+fn endpoint() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 51_820))
+}
+
+/// Node `own`, which knows node `peer`.
+fn device(own: u8, peer: u8) -> Device {
+    let prefix = |n: u8| format!("10.0.{n}.0/24").parse().expect("a prefix");
+    let mut device = Device::new(secret(own));
+    device.set_own(vec![prefix(own)]);
+    let config =
+        PeerConfig { allowed_ips: vec![prefix(peer)], endpoints: vec![endpoint()], admits_new: true };
+    device.set_peer(key(peer), config);
+    device
+}
+
+fn packet(from: u8, to: u8) -> Vec<u8> {
+    let mut packet = vec![0; 28];
+    packet[0] = 0x45;
+    packet[3] = 28;
+    packet[8] = 64;
+    packet[9] = 17;
+    packet[12..16].copy_from_slice(&[10, 0, from, 1]);
+    packet[16..20].copy_from_slice(&[10, 0, to, 1]);
+    packet
+}
+
+/// A handshake's first message, and junk of the other types.
+pub(super) fn datagrams() -> Vec<Vec<u8>> {
+    let mut peer = device(2, 1);
+    peer.handle_packet(&packet(2, 1), *START);
+    let initiation = peer.poll_transmit().map(|transmit| transmit.payload).unwrap_or_default();
+    let junk = |kind: u8, length: usize| {
+        let mut message = vec![0; length];
+        message[0] = kind;
+        message
+    };
+    vec![initiation, junk(2, 92), junk(3, 64), junk(4, 32), junk(4, 80)]
+}
+
+pub(super) fn run_datagrams(input: &[u8]) {
+    let mut device = device(1, 2);
+    device.handle_datagram(endpoint(), input, *START);
+    device.handle_packet(&packet(1, 2), *START);
+    device.handle_datagram(endpoint(), input, *START);
+    device.handle_timeout(*START + Duration::from_secs(1));
+    while device.poll_transmit().is_some() {}
+    assert!(device.poll_packet().is_none(), "nothing comes out of a tunnel that never was");
+}
+
+pub(super) fn packets() -> Vec<Vec<u8>> {
+    let mut v6 = vec![0; 48];
+    v6[0] = 0x60;
+    vec![packet(1, 2), v6]
+}
+
+pub(super) fn run_packet(input: &[u8]) {
+    let _ = addresses(input);
+    let mut device = device(1, 2);
+    device.handle_packet(input, *START);
+    while device.poll_transmit().is_some() {}
+}
