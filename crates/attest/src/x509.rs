@@ -71,16 +71,23 @@ pub enum PublicKey {
 
 /// An algorithm of a signature, apart from the curve, which the key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Algorithm {
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5.
     RsaPkcs1(Hash),
+    /// RSASSA-PSS: the mask made with the same hash, the salt as long as it.
     RsaPss(Hash),
+    /// ECDSA.
     Ecdsa(Hash),
 }
 
+/// A hash function of a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hash {
+pub enum Hash {
+    /// SHA-256.
     Sha256,
+    /// SHA-384.
     Sha384,
+    /// SHA-512.
     Sha512,
 }
 
@@ -222,6 +229,11 @@ impl Certificate {
         &self.key
     }
 
+    /// What its issuer signed it with.
+    pub const fn signature_algorithm(&self) -> Algorithm {
+        self.signed.algorithm
+    }
+
     /// Whether it is a certificate authority's.
     pub const fn is_ca(&self) -> bool {
         self.ca
@@ -338,9 +350,8 @@ impl RevocationList {
     /// # Errors
     /// [`X509Error::Signature`] or [`X509Error::Validity`].
     pub fn check_issued_by(&self, issuer: &Certificate, now: UnixTime) -> Result<(), X509Error> {
-        let may = issuer.ca && issuer.signs_lists.unwrap_or(true);
         let subject = format!("the revocation list of {}", issuer.subject_text);
-        if !may || !self.signed.holds(issuer) {
+        if !self.is_signed_by(issuer) {
             return Err(X509Error::Signature(subject));
         }
         let to = self.to.unwrap_or(UnixTime::from_millis(u64::MAX));
@@ -348,6 +359,16 @@ impl RevocationList {
             return Err(X509Error::Validity { subject, from: self.from, to });
         }
         Ok(())
+    }
+
+    /// Whether a certificate authority signed this list, at whatever time.
+    pub fn is_signed_by(&self, issuer: &Certificate) -> bool {
+        issuer.ca && issuer.signs_lists.unwrap_or(true) && self.signed.holds(issuer)
+    }
+
+    /// What its issuer signed it with.
+    pub const fn signature_algorithm(&self) -> Algorithm {
+        self.signed.algorithm
     }
 
     /// Whether a certificate of the list's issuer is on the list.
@@ -364,6 +385,20 @@ impl PublicKey {
             Self::P256(_) | Self::P384(_) => Algorithm::Ecdsa(Hash::Sha256),
         };
         self.verifies(algorithm, message, signature)
+    }
+
+    /// Whether this is a key on P-384 that made a signature over SHA-384 of a message, r and s in 48 bytes each, big-endian: what COSE
+    /// calls ES384.
+    pub fn verifies_es384(&self, message: &[u8], signature: &[u8; 96]) -> bool {
+        let Self::P384(key) = self else { return false };
+        UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, key).verify(message, signature).is_ok()
+    }
+
+    /// How many bits the modulus has, of an RSA key.
+    pub fn rsa_bits(&self) -> Option<usize> {
+        let Self::Rsa(key) = self else { return None };
+        let (rest, key) = x509_parser::public_key::RSAPublicKey::from_der(key).ok()?;
+        rest.is_empty().then(|| key.key_size())
     }
 
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
