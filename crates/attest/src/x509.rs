@@ -114,7 +114,7 @@ pub struct Certificate {
 pub struct RevocationList {
     signed: Signed,
     from: UnixTime,
-    to: Option<UnixTime>,
+    to: UnixTime,
     serials: Vec<Vec<u8>>,
 }
 
@@ -141,7 +141,7 @@ impl Certificate {
         if !rest.is_empty() || !has_one_spelling(der, parsed.tbs_certificate.as_ref()) {
             return Err(malformed);
         }
-        let subject_text = parsed.subject().to_string();
+        let subject_text = shown(&parsed.subject().to_string());
         let unknown = || X509Error::Algorithm(subject_text.clone());
         let mut ca = false;
         let (mut path_length, mut signs_certificates, mut signs_lists) = (None, None, None);
@@ -331,7 +331,9 @@ impl RevocationList {
         if !rest.is_empty() || !has_one_spelling(der, parsed.tbs_cert_list.as_ref()) {
             return Err(malformed);
         }
-        let unknown = || X509Error::Algorithm(format!("the revocation list of {}", parsed.issuer()));
+        let unknown = || {
+            X509Error::Algorithm(format!("the revocation list of {}", shown(&parsed.issuer().to_string())))
+        };
         Ok(Self {
             signed: Signed {
                 body: parsed.tbs_cert_list.as_ref().to_vec(),
@@ -340,7 +342,8 @@ impl RevocationList {
                 signature: parsed.signature_value.data.to_vec(),
             },
             from: time(parsed.last_update().timestamp()),
-            to: parsed.next_update().map(|at| time(at.timestamp())),
+            // Without it (RFC 5280 asks for it), nobody could tell whether the list is current.
+            to: parsed.next_update().map(|at| time(at.timestamp())).ok_or(malformed)?,
             serials: parsed.iter_revoked_certificates().map(|entry| entry.raw_serial().to_vec()).collect(),
         })
     }
@@ -354,9 +357,8 @@ impl RevocationList {
         if !self.is_signed_by(issuer) {
             return Err(X509Error::Signature(subject));
         }
-        let to = self.to.unwrap_or(UnixTime::from_millis(u64::MAX));
-        if now < self.from || now > to {
-            return Err(X509Error::Validity { subject, from: self.from, to });
+        if now < self.from || now > self.to {
+            return Err(X509Error::Validity { subject, from: self.from, to: self.to });
         }
         Ok(())
     }
@@ -502,6 +504,11 @@ fn algorithm(identifier: &AlgorithmIdentifier<'_>) -> Option<Algorithm> {
     }
 }
 
+/// A name for people: whoever wrote it, it moves no cursor and fills no screen.
+fn shown(name: &str) -> String {
+    name.chars().take(256).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// Seconds since 1970; what lies before reads as 1970.
 fn time(seconds: i64) -> UnixTime {
     UnixTime::from_millis(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))
@@ -583,6 +590,15 @@ mod tests {
             let error = leaf.path_to(&[], &roots, UnixTime::from_millis(time)).unwrap_err();
             assert!(matches!(error, X509Error::Validity { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_is_shown_without_control_characters_and_not_at_any_length() {
+        let name = format!("a\x1b[2Jb\nc{}", "d".repeat(1000));
+        let root = authority(&name, None, BasicConstraints::Unconstrained);
+        let shown = root.certificate.subject();
+        assert!(shown.starts_with("CN=a?[2Jb?cddd"), "{shown}");
+        assert_eq!(shown.len(), 256);
     }
 
     #[test]

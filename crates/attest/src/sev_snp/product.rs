@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Product {
     /// EPYC 7003.
     Milan,
-    /// EPYC 9004 and 8004; Bergamo and Siena are certified under this name.
+    /// EPYC 9004 and 8004; Bergamo and Siena are under this root.
     Genoa,
     /// EPYC 9005.
     Turin,
@@ -19,8 +19,12 @@ pub enum Product {
 impl Product {
     /// The line that a certificate names: `Milan`, or with the stepping `Milan-B0`.
     pub fn of_name(name: &str) -> Option<Self> {
-        let line = name.split_once('-').map_or(name, |(line, _stepping)| line);
-        [Self::Milan, Self::Genoa, Self::Turin].into_iter().find(|product| product.as_str() == line)
+        match name.split_once('-').map_or(name, |(line, _stepping)| line) {
+            "Milan" => Some(Self::Milan),
+            "Genoa" | "Bergamo" | "Siena" => Some(Self::Genoa),
+            "Turin" => Some(Self::Turin),
+            _ => None,
+        }
     }
 
     /// The line of a processor, by its combined family and model as CPUID gives them.
@@ -58,6 +62,7 @@ mod tests {
         for name in ["Milan", "Milan-B0", "Milan-B1"] {
             assert_eq!(Product::of_name(name), Some(Product::Milan));
         }
+        assert_eq!(Product::of_name("Siena-B1"), Some(Product::Genoa));
         for name in ["", "-", "milan", "Milano", "Naples", "B0-Milan"] {
             assert_eq!(Product::of_name(name), None, "{name}");
         }

@@ -144,12 +144,15 @@ impl Certificate {
     }
 }
 
-/// A revocation list with serial numbers, DER.
+/// A revocation list with serial numbers, DER; without an end where `to` is empty.
 pub(crate) fn revocation_list(issuer: &str, key: &Key, from: &str, to: &str, serials: &[u8]) -> Vec<u8> {
     key.seal(|algorithm| {
         let entries: Vec<u8> =
             serials.iter().flat_map(|serial| sequence(&[&tlv(0x02, &[*serial]), &time(from)])).collect();
-        let mut fields = vec![tlv(0x02, &[1]), algorithm.to_vec(), name(issuer), time(from), time(to)];
+        let mut fields = vec![tlv(0x02, &[1]), algorithm.to_vec(), name(issuer), time(from)];
+        if !to.is_empty() {
+            fields.push(time(to));
+        }
         if !entries.is_empty() {
             fields.push(tlv(0x30, &entries));
         }

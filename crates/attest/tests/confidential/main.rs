@@ -10,6 +10,7 @@ mod nitro;
 mod recorded;
 mod sev_snp;
 mod sev_snp_policy;
+mod statements;
 mod vendors;
 
 use carrick_attest::{Appraisal, Transcript, Verdict};

@@ -205,6 +205,7 @@ fn an_issuer_that_the_root_revoked_is_refused() {
     assert!(list("ARK-Milan", ark_key(), amd::TO, &[]).is_empty());
     assert!(list("ARK-Milan", ark_key(), amd::TO, &[3]).is_empty(), "ASVK: this is a VCEK");
     assert_eq!(list("ARK-Milan", ark_key(), "260601000000Z", &[]), ["revocation"], "a stale list");
+    assert_eq!(list("ARK-Milan", ark_key(), "", &[]), ["policy"], "a list that never ends");
     assert_eq!(list("ARK-Milan", ask_key(), amd::TO, &[]), ["revocation"], "signed by somebody else");
     assert_eq!(list("ARK-Genoa", ark_key(), amd::TO, &[]), ["revocation"], "of another line");
 }
