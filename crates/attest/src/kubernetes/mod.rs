@@ -25,7 +25,7 @@ pub use self::{
     jws::{CompactJws, MAX_TOKEN, MalformedToken},
     policy::{ParseServiceAccountError, Policy, ServiceAccount},
 };
-use crate::{Appraisal, Kind, MAX_SKEW, Transcript};
+use crate::{Appraisal, Kind, MAX_SKEW, Rejection, Transcript};
 
 /// The longest text of a token that is shown to people, in characters.
 const MAX_SHOWN: usize = 200;
@@ -59,6 +59,17 @@ impl Evidence {
 
     fn unverified_claims(&self) -> Option<Claims> {
         Claims::parse(&self.token.parts().ok()?.payload).ok()
+    }
+}
+
+impl JwtId {
+    /// Why a token that was shown before is refused.
+    pub fn shown_again(&self) -> Rejection {
+        let mut appraisal = Appraisal::new(Kind::Kubernetes);
+        let (jti, expected) = (shown(&self.jti), "a token that was never shown before");
+        appraisal.refuse("jti", &jti, expected);
+        let why = format!("evidence {}: jti is {jti}, expected: {expected}", Kind::Kubernetes);
+        Rejection { why, appraisals: vec![appraisal] }
     }
 }
 
