@@ -117,7 +117,17 @@ impl ApiServer {
 
     /// Mounts a new token into the pod, as a kubelet does. The former one is good no more.
     pub(crate) fn renew_mounted(&self) {
+        self.mount(claims("https://kubernetes.default.svc", seconds()));
+    }
+
+    /// Mounts a token that does not say for which pod it is.
+    pub(crate) fn mount_unbound(&self) {
         let mut mounted = claims("https://kubernetes.default.svc", seconds());
+        mounted["kubernetes.io"].as_object_mut().unwrap().remove("pod");
+        self.mount(mounted);
+    }
+
+    fn mount(&self, mut mounted: Value) {
         mounted["jti"] = json!(self.shared.count());
         let mounted = self.shared.issuer.token(&mounted);
         std::fs::write(self.dir.join("token"), format!("{mounted}\n")).unwrap();
@@ -183,7 +193,10 @@ impl Shared {
 fn audience_of(body: &[u8]) -> Result<String, String> {
     let request: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let pod = &claims("", 0)["kubernetes.io"]["pod"];
-    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"]});
+    let mut bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod["name"]});
+    if let Some(uid) = request["spec"]["boundObjectRef"].get("uid").filter(|uid| **uid == pod["uid"]) {
+        bound["uid"] = uid.clone();
+    }
     let audience = request["spec"]["audiences"][0].as_str().unwrap_or_default().to_owned();
     let expected = json!({
         "apiVersion": "authentication.k8s.io/v1",

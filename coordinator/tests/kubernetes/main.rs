@@ -162,6 +162,18 @@ async fn the_mounted_token_is_read_anew_each_time() {
 }
 
 #[tokio::test]
+async fn a_pod_that_its_mounted_token_does_not_name_is_named_by_its_environment() {
+    let scene = Scene::new(Issuer::p256()).await;
+    scene.api.mount_unbound();
+    assert!(scene.failure(scene.api.source()).await.contains("no bound service-account token"));
+    let source = KubernetesSource { pod: Some("carrick-node-x7k2p".to_owned()), ..scene.api.source() };
+    carrick_node::enrol(&scene.config("b", source).await).await.unwrap();
+    let stranger = KubernetesSource { pod: Some("another".to_owned()), ..scene.api.source() };
+    assert!(scene.failure(stranger).await.contains("HTTP 422"));
+    scene.coordinator.stop().await;
+}
+
+#[tokio::test]
 async fn a_token_that_says_something_else_admits_nobody_and_people_read_why() {
     let scene = Scene::new(Issuer::p256()).await;
     for (path, value, claim) in [

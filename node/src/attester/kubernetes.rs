@@ -32,6 +32,7 @@ use rustls::{
 use serde::Deserialize;
 use tokio::{fs::File, io::AsyncReadExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Attester;
 
@@ -112,7 +113,7 @@ impl KubernetesSource {
         let mount = Path::new(MOUNT);
         let token_file = mount.join("token");
         let host = environment("KUBERNETES_SERVICE_HOST").filter(|_| token_file.exists())?;
-        // On the network of its host, a pod has its host's name.
+        // A pod has its name as its host's, unless it is on the network of a host.
         let hostname = || nix::unistd::gethostname().ok()?.into_string().ok();
         Some(Self {
             host,
@@ -135,8 +136,7 @@ impl KubernetesSource {
         let request = self.request(&mounted, &account, &pod, audience).ok_or_else(not_bound)?;
 
         let (mut sender, driver) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
-        // It ends with the sender.
-        tokio::spawn(driver);
+        let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
         let answer = sender.send_request(request).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
@@ -187,10 +187,9 @@ impl KubernetesSource {
     async fn connect(&self) -> Result<TlsStream<TcpStream>, TokenError> {
         let authorities = read(&self.ca_file, MAX_AUTHORITIES).await?;
         let no_authority = || TokenError::NoAuthority(self.ca_file.clone());
+        let authorities: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&authorities).collect();
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&authorities) {
-            roots.add(certificate.map_err(|_| no_authority())?).map_err(|_| no_authority())?;
-        }
+        roots.add_parsable_certificates(authorities.map_err(|_| no_authority())?);
         if roots.is_empty() {
             return Err(no_authority());
         }

@@ -47,7 +47,7 @@ impl Claims {
             iat: time(&claims, "iat")?,
             nbf: time(&claims, "nbf")?,
             exp: time(&claims, "exp")?,
-            jti: text(&claims, "jti")?,
+            jti: text(&claims, "jti").map_err(|why| why + ", which Kubernetes 1.30 and later write")?,
             namespace: text(private, "namespace")?,
             service_account: Object::read(private, "serviceaccount")?.ok_or("no serviceaccount")?,
             pod: Object::read(private, "pod")?,
