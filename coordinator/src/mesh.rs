@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
 
-use carrick_attest::{Bytes, Grant, SignedBundle, Statement, policy::BundleError};
+use carrick_attest::{
+    Bytes, Evidence, Grant, SignedBundle, Statement, kubernetes::JwtId, policy::BundleError,
+};
 use carrick_types::{CoordinatorSecret, NodeId, OperatorPin, TokenId, UnixTime, WireGuardKey};
 use carrick_wire::{
     api::{LogPage, Refusal, Revocation, Token},
@@ -239,7 +241,8 @@ impl Owner {
             None => None,
             Some(token) => self.store.token(&token.id)?,
         };
-        self.follow(&state, admission::plan(&state, proven, token.as_ref(), now)?, now)
+        let shown = self.unshown(&proven.statements)?;
+        self.follow(&state, admission::plan(&state, proven, token.as_ref(), now)?, &shown, now)
     }
 
     fn renew(
@@ -255,11 +258,35 @@ impl Owner {
         if self.store.is_former_key(&key)? {
             return Err(Refused::FormerKey);
         }
-        self.follow(&state, admission::renew(&state, member, key, statements, now)?, now)
+        let shown = self.unshown(statements)?;
+        self.follow(&state, admission::renew(&state, member, key, statements, now)?, &shown, now)
     }
 
-    /// Does what was decided about a node.
-    fn follow(&mut self, state: &MeshState, plan: Plan, now: UnixTime) -> Result<Arc<NodeRecord>, Refused> {
+    /// The ids of the service-account tokens in new evidence, none of which was shown before.
+    fn unshown(&self, statements: &[Statement]) -> Result<Vec<JwtId>, Refused> {
+        let mut ids = Vec::new();
+        for statement in statements {
+            if let Evidence::Kubernetes(evidence) = &statement.evidence
+                // What is no token is for the appraisal to refuse.
+                && let Some(id) = evidence.jwt_id()
+            {
+                if self.store.was_shown(&id)? {
+                    return Err(id.shown_again().into());
+                }
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Does what was decided about a node, which showed these tokens.
+    fn follow(
+        &mut self,
+        state: &MeshState,
+        plan: Plan,
+        shown: &[JwtId],
+        now: UnixTime,
+    ) -> Result<Arc<NodeRecord>, Refused> {
         match plan {
             Plan::Welcome(id) => state.nodes.get(&id).cloned().ok_or(Refused::Stopping),
             Plan::Update(node) => Ok(self.update(state, node, None)?),
@@ -267,7 +294,13 @@ impl Owner {
                 let decision = Decision::Resumed { node: node.id };
                 Ok(self.update(state, node, Some(Entry { at: now, decision }))?)
             }
-            Plan::Grant { node, grant, entrance } => Ok(self.grant(state, node, grant, entrance, now)?),
+            Plan::Grant { node, grant, entrance } => {
+                // Before the grant: should this process end in between, the node shows another token.
+                if !shown.is_empty() {
+                    self.store.note_shown(shown, now)?;
+                }
+                Ok(self.grant(state, node, grant, entrance, now)?)
+            }
         }
     }
 

@@ -1,14 +1,21 @@
 //! Where evidence comes from: one module for each kind, asked when the policy bundle wants the kind.
 
+mod kubernetes;
+
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use carrick_attest::{Evidence, Kind, Moment, Subject, Transcript, policy::ClusterPolicy};
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
+pub use self::kubernetes::KubernetesSource;
+
 /// Where this host's evidence comes from.
 #[derive(Debug, Clone, Default)]
-pub struct EvidenceSources {}
+pub struct EvidenceSources {
+    /// The API server that vouches for this pod; where this is `None`, the one of the pod that the agent runs in, if it does.
+    pub kubernetes: Option<KubernetesSource>,
+}
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +107,10 @@ impl Attesters {
 impl EvidenceSources {
     /// The attesters that this host has.
     fn open(&self) -> Vec<Box<dyn Attester>> {
-        Vec::new()
+        let kubernetes = self.kubernetes.clone().or_else(KubernetesSource::of_this_pod);
+        let kubernetes =
+            kubernetes.map(|source| -> Box<dyn Attester> { Box::new(kubernetes::Kubernetes(source)) });
+        kubernetes.into_iter().collect()
     }
 }
 
