@@ -344,6 +344,13 @@ fn judge_td(td: &TdReport, policy: &Policy, appraisal: &mut Appraisal) {
     if let Some(later) = &td.later {
         let alone = later.mr_service_td == [0; 48];
         appraisal.check("service TD", hex(&later.mr_service_td), alone, "none is bound to the TD");
+        if let Some(extended) = &later.extended {
+            let alone = extended.service_td_now == [0; 48];
+            let value = hex(&extended.service_td_now);
+            appraisal.check("service TD now", value, alone, "none is bound to the TD");
+            let whole = extended.vm == 0;
+            appraisal.check("VM", extended.vm.to_string(), whole, "0: the TD itself, none that it runs");
+        }
     }
     measure("MRTD", &td.mr_td, Some(&policy.mrtd), appraisal);
     for (index, rtmr) in (0..).zip(&td.rtmrs) {

@@ -68,6 +68,25 @@ pub(super) struct Later {
     pub(super) tee_tcb_svn: [u8; 16],
     /// Zero where no service TD, such as one that migrates, is bound to this one.
     pub(super) mr_service_td: [u8; 48],
+    /// What its extended form adds.
+    pub(super) extended: Option<Extended>,
+}
+
+/// What an extended body of TDX 1.5 adds, as far as it is looked at.
+#[derive(Debug)]
+pub(super) struct Extended {
+    /// Zero for the TD itself, another number for a VM that the TD runs.
+    pub(super) vm: u8,
+    /// [`Later::mr_service_td`] of now, where that one is of when the TD was made.
+    pub(super) service_td_now: [u8; 48],
+}
+
+/// The bodies that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Body {
+    Tdx10,
+    Tdx15,
+    Tdx15Extended,
 }
 
 /// The fields of a quoting enclave's report that its identity speaks of.
@@ -82,7 +101,7 @@ pub(super) struct QeReport {
 }
 
 impl<'a> Quote<'a> {
-    /// Reads a quote: version 4 with a body of TDX 1.0, or version 5 with one of TDX 1.0 or 1.5.
+    /// Reads a quote: version 4 with a body of TDX 1.0, or version 5 with one of TDX 1.0 or 1.5, extended or not.
     ///
     /// # Errors
     /// What it is instead, for people.
@@ -106,21 +125,17 @@ impl<'a> Quote<'a> {
             return Err("a quote of another vendor's quoting enclave");
         }
         reader.array::<20>()?;
-        let mut body = HEADER;
-        let later = match version {
-            4 => false,
-            _ => {
-                body += 6;
-                match (reader.u16()?, reader.u32()?) {
-                    (2, 584) => false,
-                    (3, 648) => true,
-                    _ => return Err("a body that is neither of TDX 1.0 nor of TDX 1.5"),
-                }
-            }
+        let (start, body) = match version {
+            4 => (HEADER, Body::Tdx10),
+            _ => match (reader.u16()?, reader.u32()?) {
+                (2, 584) => (HEADER + 6, Body::Tdx10),
+                (3, 648) => (HEADER + 6, Body::Tdx15),
+                (4, 885) => (HEADER + 6, Body::Tdx15Extended),
+                _ => return Err("a body that is neither of TDX 1.0 nor of TDX 1.5"),
+            },
         };
-        let td = TdReport::read(&mut reader, later)?;
-        body += if later { 648 } else { 584 };
-        let signed = bytes.get(..body).ok_or(CUT)?;
+        let td = TdReport::read(&mut reader, body)?;
+        let signed = bytes.get(..start + body.length()).ok_or(CUT)?;
         let length = reader.u32()?;
         let mut reader = reader.exactly(length)?;
         let (signature, attestation_key) = (reader.array()?, reader.array()?);
@@ -186,7 +201,7 @@ pub(super) fn without_padding(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 impl TdReport {
-    fn read(reader: &mut Reader<'_>, later: bool) -> Result<Self, &'static str> {
+    fn read(reader: &mut Reader<'_>, body: Body) -> Result<Self, &'static str> {
         Ok(Self {
             tee_tcb_svn: *reader.array()?,
             mr_seam: *reader.array()?,
@@ -200,11 +215,39 @@ impl TdReport {
             mr_owner_config: *reader.array()?,
             rtmrs: [*reader.array()?, *reader.array()?, *reader.array()?, *reader.array()?],
             report_data: *reader.array()?,
-            later: match later {
-                true => Some(Later { tee_tcb_svn: *reader.array()?, mr_service_td: *reader.array()? }),
-                false => None,
-            },
+            later: if body >= Body::Tdx15 { Some(Later::read(reader, body)?) } else { None },
         })
+    }
+}
+
+impl Later {
+    fn read(reader: &mut Reader<'_>, body: Body) -> Result<Self, &'static str> {
+        Ok(Self {
+            tee_tcb_svn: *reader.array()?,
+            mr_service_td: *reader.array()?,
+            extended: if body >= Body::Tdx15Extended { Some(Extended::read(reader)?) } else { None },
+        })
+    }
+}
+
+impl Extended {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, &'static str> {
+        let [vm] = *reader.array()?;
+        // The TD's id, its devices, its first service TDs and their attributes, and the platform that it was made on.
+        reader.array::<{ 32 + 48 + 48 + 8 + 16 + 16 + 12 }>()?;
+        let service_td_now = *reader.array()?;
+        reader.array::<8>()?;
+        Ok(Self { vm, service_td_now })
+    }
+}
+
+impl Body {
+    const fn length(self) -> usize {
+        match self {
+            Self::Tdx10 => 584,
+            Self::Tdx15 => 648,
+            Self::Tdx15Extended => 885,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::appraise::hex;
 pub struct Recipe {
     /// The version of the quote.
     pub version: u16,
-    /// The body of the quote: 584 bytes for TDX 1.0, 648 for TDX 1.5.
+    /// The body of the quote: 584 bytes for TDX 1.0, 648 for TDX 1.5, 885 for its extended form.
     pub body: Vec<u8>,
     /// The report of the quoting enclave, 384 bytes.
     pub qe_report: Vec<u8>,
@@ -194,7 +194,11 @@ impl Platform {
         signed.extend_from_slice(&super::quote::INTEL_QE);
         signed.extend_from_slice(&[7; 20]);
         if recipe.version == 5 {
-            let kind: u16 = if recipe.body.len() == 648 { 3 } else { 2 };
+            let kind: u16 = match recipe.body.len() {
+                584 => 2,
+                648 => 3,
+                _ => 4,
+            };
             signed.extend_from_slice(&kind.to_le_bytes());
             signed.extend_from_slice(&length(&recipe.body));
         }

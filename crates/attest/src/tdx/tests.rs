@@ -18,6 +18,13 @@ fn later() -> Recipe {
     recipe
 }
 
+/// The same in the extended form.
+fn extended() -> Recipe {
+    let mut recipe = later();
+    recipe.body.resize(885, 0);
+    recipe
+}
+
 fn bent(bend: impl FnOnce(&mut Recipe)) -> Platform {
     let mut recipe = Recipe::default();
     bend(&mut recipe);
@@ -50,7 +57,7 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
 
 #[test]
 fn a_quote_of_tdx_1_0_and_one_of_tdx_1_5_are_accepted() {
-    for (recipe, later) in [(Recipe::default(), false), (later(), true)] {
+    for (recipe, later) in [(Recipe::default(), false), (later(), true), (extended(), true)] {
         let platform = Platform::new(recipe);
         let mut policy = platform.policy();
         policy.mrtd.insert("aa".repeat(48));
@@ -105,6 +112,12 @@ fn a_td_that_migrates_has_a_service_td_or_an_unknown_attribute_is_refused() {
     let mut recipe = later();
     recipe.body[600] = 1;
     assert_eq!(refused(&Platform::new(recipe)).unwrap(), "service TD");
+    let mut recipe = extended();
+    recipe.body[829] = 1;
+    assert_eq!(refused(&Platform::new(recipe)).unwrap(), "service TD now");
+    let mut recipe = extended();
+    recipe.body[648] = 1;
+    assert_eq!(refused(&Platform::new(recipe)).unwrap(), "VM", "the TD runs it, and may say anything of it");
 }
 
 #[test]
@@ -283,7 +296,7 @@ fn a_platform_without_collateral_is_refused() {
 
 #[test]
 fn one_bit_flipped_at_any_byte_of_a_quote_is_refused() {
-    for recipe in [Recipe::default(), later()] {
+    for recipe in [Recipe::default(), extended()] {
         let platform = Platform::new(recipe);
         let (quote, policy) = (platform.quote(B.as_bytes()), platform.policy());
         assert_eq!(refusal(&quote, &policy, NOW), None);
@@ -311,7 +324,7 @@ fn one_bit_flipped_at_any_byte_of_collateral_is_refused() {
 
 #[test]
 fn a_quote_that_is_cut_anywhere_or_has_something_behind_it_is_refused() {
-    let platform = Platform::new(later());
+    let platform = Platform::new(extended());
     let (quote, policy) = (platform.quote(B.as_bytes()), platform.policy());
     for length in 0..quote.len() {
         assert_eq!(refusal(&quote[..length], &policy, NOW).unwrap(), "quote", "{length} bytes");
