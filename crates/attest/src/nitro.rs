@@ -3,12 +3,15 @@
 use carrick_types::UnixTime;
 use serde::{Deserialize, Serialize};
 
-use crate::{Appraisal, Kind, Transcript};
+use crate::{Appraisal, Blob, Kind, Transcript};
 
 /// The evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Evidence {}
+pub struct Evidence {
+    /// The document, as the security module signed it.
+    pub document: Blob<16384>,
+}
 
 /// What an operator accepts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

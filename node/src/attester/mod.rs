@@ -6,9 +6,17 @@ use carrick_attest::{Evidence, Kind, Moment, Subject, Transcript, policy::Cluste
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
+mod tee;
+
+pub use tee::{Device, DeviceError, Report, TeeSources};
+
 /// Where this host's evidence comes from.
 #[derive(Debug, Clone, Default)]
-pub struct EvidenceSources {}
+pub struct EvidenceSources {
+    /// The devices of confidential VMs and enclaves.
+    pub tee: TeeSources,
+    devices: Vec<(Kind, Arc<dyn Device>)>,
+}
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -98,9 +106,20 @@ impl Attesters {
 }
 
 impl EvidenceSources {
+    /// These, and a device that reports on this host without being one that the kernel shows: for tests.
+    #[must_use]
+    pub fn with_device(mut self, kind: Kind, device: Arc<dyn Device>) -> Self {
+        self.devices.push((kind, device));
+        self
+    }
+
     /// The attesters that this host has.
     fn open(&self) -> Vec<Box<dyn Attester>> {
-        Vec::new()
+        let mut attesters = tee::open(&self.tee);
+        for (kind, device) in &self.devices {
+            attesters.push(tee::attester(*kind, Arc::clone(device), &self.tee));
+        }
+        attesters
     }
 }
 
