@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     chain::{self, Platform},
-    tcb::{QeIdentity, TcbInfo},
+    tcb::{self, QeIdentity, TcbInfo},
     unhex,
 };
 use crate::{
@@ -56,6 +56,11 @@ pub(super) struct Parsed<'a> {
 }
 
 impl Collateral {
+    /// Whether it says that it speaks of this platform.
+    pub(super) fn is_about(&self, platform: &Platform) -> bool {
+        self.tcb_info.len() <= MAX_FIELD && tcb::speaks_of(&self.tcb_info, platform)
+    }
+
     /// Reads it.
     ///
     /// # Errors
@@ -96,11 +101,6 @@ impl Collateral {
 }
 
 impl Parsed<'_> {
-    /// Whether it speaks of this platform.
-    pub(super) fn is_about(&self, platform: &Platform) -> bool {
-        self.tcb_info.is_about(platform)
-    }
-
     /// Writes down whether it is Intel's and of today, and whether the PCK certificate, which is on the way `pck` to a root, still holds.
     /// `None` where the rest has no meaning.
     pub(super) fn judge(

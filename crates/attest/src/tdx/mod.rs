@@ -138,7 +138,7 @@ impl Policy {
         for (at, collateral) in self.collateral.iter().enumerate() {
             let parsed = collateral.parse().map_err(|why| format!("collateral {at}: {why}"))?;
             let (fmspc, pce) = (parsed.tcb_info.fmspc, parsed.tcb_info.pce_id);
-            if !platforms.insert((fmspc.to_ascii_lowercase(), pce)) {
+            if !platforms.insert((fmspc.to_ascii_lowercase(), pce.to_ascii_lowercase())) {
                 return Err(format!("it has the collateral of FMSPC {fmspc} twice"));
             }
         }
@@ -235,11 +235,18 @@ fn judge_origin(quote: &Quote<'_>, policy: &Policy, at: UnixTime, appraisal: &mu
         appraisal.refuse("platform", "not said", "Intel's extension of PCK certificates");
         return None;
     };
-    let mut known = policy.collateral.iter().take(MAX_COLLATERAL).filter_map(|one| one.parse().ok());
     let fmspc = hex(&platform.fmspc);
-    let Some(collateral) = known.find(|collateral| collateral.is_about(&platform)) else {
-        appraisal.refuse("platform", fmspc, "one that the policy bundle has collateral of");
-        return None;
+    let mut known = policy.collateral.iter().take(MAX_COLLATERAL);
+    let collateral = match known.find(|collateral| collateral.is_about(&platform)).map(Collateral::parse) {
+        None => {
+            appraisal.refuse("platform", fmspc, "one that the policy bundle has collateral of");
+            return None;
+        }
+        Some(Err(why)) => {
+            appraisal.refuse("collateral", why, "what Intel's PCS answers, unchanged");
+            return None;
+        }
+        Some(Ok(collateral)) => collateral,
     };
     appraisal.accept("platform", fmspc, "the policy bundle has its collateral");
     collateral.judge(&path, &roots, at, appraisal)?;

@@ -48,6 +48,14 @@ pub(super) struct TcbInfo {
     tcb_levels: Vec<Level<Components>>,
 }
 
+/// The fields of a TCB info that say of what it speaks.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Scope {
+    fmspc: String,
+    pce_id: String,
+}
+
 /// Which enclave quotes, and which versions of it are good.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -114,6 +122,13 @@ struct Component {
 /// What a level says: the status, and what is known against it.
 pub(super) type Verdict<'a> = (TcbStatus, &'a [String]);
 
+/// Whether a TCB info speaks of a platform; a look at it that costs less than reading it.
+pub(super) fn speaks_of(tcb_info: &str, platform: &Platform) -> bool {
+    serde_json::from_str::<Scope>(tcb_info).is_ok_and(|scope| {
+        unhex(&scope.fmspc) == Some(platform.fmspc) && unhex(&scope.pce_id) == Some(platform.pce_id)
+    })
+}
+
 impl TcbInfo {
     /// Reads a TCB info of TDX. `None` where it is something else.
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -130,11 +145,6 @@ impl TcbInfo {
             identity.tcb_levels.sort_by_key(|level| Reverse(level.tcb.isvsvn));
         }
         Some(info)
-    }
-
-    /// Whether it speaks of this platform.
-    pub(super) fn is_about(&self, platform: &Platform) -> bool {
-        unhex(&self.fmspc) == Some(platform.fmspc) && unhex(&self.pce_id) == Some(platform.pce_id)
     }
 
     /// How good a platform is under a TDX module's and its loader's versions. `None` where it is below every level.

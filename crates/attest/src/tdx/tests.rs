@@ -179,7 +179,7 @@ fn a_qe_that_is_not_the_one_of_its_identity_is_refused() {
 fn an_identity_of_another_enclave_is_no_collateral() {
     let platform = bent(|recipe| recipe.qe_identity = replaced(&recipe.qe_identity, "TD_QE", "QE"));
     platform.policy().check().unwrap_err();
-    assert_eq!(refused(&platform).unwrap(), "platform");
+    assert_eq!(refused(&platform).unwrap(), "collateral");
 }
 
 #[test]
@@ -387,6 +387,39 @@ fn a_policy_that_makes_no_sense_is_not_taken() {
     }
     let text = serde_json::to_string(&good).unwrap();
     assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), good);
+}
+
+#[test]
+fn of_several_platforms_each_has_its_own_collateral() {
+    let platform = Platform::new(Recipe::default());
+    let other = bent(|recipe| recipe.tcb_info = replaced(&recipe.tcb_info, "B0C06F", "B0C06E"));
+    let mut policy = platform.policy();
+    policy.collateral.insert(0, other.collateral());
+    policy.check().unwrap();
+    assert_eq!(refused_by(&platform, &policy), None);
+    policy.collateral.pop();
+    assert_eq!(refused_by(&platform, &policy).unwrap(), "platform");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_reader_of_quotes_panic(
+        bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..64),
+        at in 0usize..5000,
+        version in 3u16..7,
+    ) {
+        static QUOTE: std::sync::LazyLock<Vec<u8>> =
+            std::sync::LazyLock::new(|| Platform::new(extended()).quote(B.as_bytes()));
+        let _ = Evidence::from_device(&bytes);
+        let _ = Quote::parse(&bytes);
+        let mut bent = QUOTE.clone();
+        bent[..2].copy_from_slice(&version.to_le_bytes());
+        for (to, from) in bent.iter_mut().skip(at).zip(&bytes) {
+            *to = *from;
+        }
+        let _ = Evidence::from_device(&bent);
+        let _ = Quote::parse(&bent);
+    }
 }
 
 #[test]
