@@ -21,7 +21,9 @@ mod udp;
 
 use std::{io, net::IpAddr, path::PathBuf};
 
-pub use attester::{AttesterError, EvidenceSources, KubernetesSource};
+pub use attester::{
+    AttesterError, Device, DeviceError, EvidenceSources, KubernetesSource, Report, TeeSources,
+};
 use carrick_types::{Cidr, ClusterName, JoinToken, MeshId, NodeName};
 use carrick_wire::hello::Trust;
 pub use netlink::NetlinkError;

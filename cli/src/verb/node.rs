@@ -58,6 +58,9 @@ pub(crate) struct NodeOptions {
     /// Whether to check the evidence of its peers itself, or to believe the coordinator's appraisal
     #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
     pub(super) trust: Trust,
+    /// The certificate of the key that signs SEV-SNP reports (VCEK or VLEK), in DER or PEM, where the host does not hand it out
+    #[arg(long, value_name = "FILE")]
+    pub(super) sev_snp_certificate: Option<PathBuf>,
 }
 
 /// Whom a node believes about its peers.
@@ -83,6 +86,8 @@ impl NodeOptions {
     /// The node's configuration.
     pub(super) fn config(self, token: Option<JoinToken>) -> Result<Config> {
         check_prefix_claim(&self.prefixes, &[])?;
+        let mut evidence = EvidenceSources::default();
+        evidence.tee.sev_snp_certificate = self.sev_snp_certificate;
         Ok(Config {
             state_dir: self.state_dir,
             token,
@@ -96,7 +101,7 @@ impl NodeOptions {
                 Trust::Evidence => hello::Trust::Evidence,
                 Trust::Coordinator => hello::Trust::Coordinator,
             },
-            evidence: EvidenceSources::default(),
+            evidence,
         })
     }
 }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::body::Bytes as Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use carrick_attest::Bytes;
+use carrick_attest::{Bytes, Evidence, Moment, Subject};
 use carrick_coordinator::{Config, Coordinator, RunError};
 use carrick_trust::{Memory, Myself, View, Witness};
 use carrick_types::{CaPin, Cidr, Credential, IdentitySecret, JoinToken, OperatorPin, WireGuardSecret};
@@ -257,8 +257,24 @@ impl Session {
     }
 
     pub(crate) fn answer(&self, node: &Node, token: Option<&JoinToken>) -> ToCoordinator {
+        self.answer_showing(node, token, |_, _| vec![])
+    }
+
+    /// An answer with evidence beside identity and token, made for the moment and the subject.
+    pub(crate) fn answer_showing(
+        &self,
+        node: &Node,
+        token: Option<&JoinToken>,
+        show: impl FnOnce(&Moment, &Subject) -> Vec<Evidence>,
+    ) -> ToCoordinator {
         let challenge = self.challenge.as_ref().unwrap();
         let moment = challenge.request.moment(&self.exporter, 1, RUNTIME);
+        let subject = Subject {
+            mesh: challenge.request.mesh,
+            cluster: node.cluster.parse().unwrap(),
+            identity_key: node.identity.public(),
+            wireguard_key: node.wireguard.public(),
+        };
         let introduction = Introduction {
             name: node.name.parse().unwrap(),
             cluster: node.cluster.parse().unwrap(),
@@ -269,7 +285,7 @@ impl Session {
             identity: &node.identity,
             wireguard: &node.wireguard,
             token: token.map(|token| (token.id, &token.seed)),
-            evidence: vec![],
+            evidence: show(&moment, &subject),
         };
         ToCoordinator::Hello(Box::new(introduction.answer(&challenge.request, &moment)))
     }
@@ -286,8 +302,18 @@ fn now() -> carrick_types::UnixTime {
 impl Running {
     /// Joins, or says why not.
     pub(crate) async fn join(&self, node: &Node, token: Option<&JoinToken>) -> Result<Member, Refusal> {
+        self.join_showing(node, token, |_, _| vec![]).await
+    }
+
+    /// Joins with evidence beside identity and token, or says why not.
+    pub(crate) async fn join_showing(
+        &self,
+        node: &Node,
+        token: Option<&JoinToken>,
+        show: impl FnOnce(&Moment, &Subject) -> Vec<Evidence>,
+    ) -> Result<Member, Refusal> {
         let mut session = self.session().await;
-        let hello = session.answer(node, token);
+        let hello = session.answer_showing(node, token, show);
         session.say(&hello).await;
         let answer = session.next().await.expect("an answer");
         if let ToNode::Refused(refusal) = answer {

@@ -437,10 +437,20 @@ impl Signed {
     }
 }
 
-/// Whether what is not signed leaves nothing open: behind the signed body come the algorithm that the body names too, byte by byte,
+/// Whether what is not signed leaves nothing open: the signed body is in one sequence whose header is as short as DER asks; behind it come the algorithm that the body names too, byte by byte,
 /// and a bit string of whole bytes, both written as DER asks.
 fn has_one_spelling(der: &[u8], body: &[u8]) -> bool {
     let Some(start) = der.windows(body.len()).position(|window| window == body) else { return false };
+    let length = der.len() - start;
+    let long = length.to_be_bytes();
+    let long = &long[long.iter().take_while(|byte| **byte == 0).count()..];
+    let header = match u8::try_from(length) {
+        Ok(short @ 0..=0x7f) => vec![0x30, short],
+        Ok(_) | Err(_) => [&[0x30, 0x80 | u8::try_from(long.len()).unwrap_or(0)], long].concat(),
+    };
+    if der[..start] != header {
+        return false;
+    }
     let behind = &der[start + body.len()..];
     let Some(algorithm) = behind.get(1).and_then(|length| behind.get(..2 + usize::from(*length))) else {
         return false;
@@ -610,10 +620,12 @@ mod tests {
             .unwrap();
         let (der, roots) = (der.der().to_vec(), [root.certificate]);
         for at in 0..der.len() {
-            let mut bent = der.clone();
-            bent[at] ^= 1;
-            let path = Certificate::parse(&bent).map(|leaf| leaf.path_to(&[], &roots, NOW).is_ok());
-            assert!(!matches!(path, Ok(true)), "byte {at}");
+            for bit in 0..8 {
+                let mut bent = der.clone();
+                bent[at] ^= 1 << bit;
+                let path = Certificate::parse(&bent).map(|leaf| leaf.path_to(&[], &roots, NOW).is_ok());
+                assert!(!matches!(path, Ok(true)), "byte {at}, bit {bit}");
+            }
             Certificate::parse(&der[..at]).unwrap_err();
         }
         Certificate::parse(&[der.as_slice(), b"\0"].concat()).unwrap_err();

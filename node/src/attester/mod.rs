@@ -9,12 +9,18 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 pub use self::kubernetes::KubernetesSource;
+mod tee;
+
+pub use tee::{Device, DeviceError, Report, TeeSources};
 
 /// Where this host's evidence comes from.
 #[derive(Debug, Clone, Default)]
 pub struct EvidenceSources {
     /// The API server that vouches for this pod; where this is `None`, the one of the pod that the agent runs in, if it does.
     pub kubernetes: Option<KubernetesSource>,
+    /// The devices of confidential VMs and enclaves.
+    pub tee: TeeSources,
+    devices: Vec<(Kind, Arc<dyn Device>)>,
 }
 
 /// Why there is no evidence.
@@ -105,12 +111,24 @@ impl Attesters {
 }
 
 impl EvidenceSources {
+    /// These, and a device that reports on this host without being one that the kernel shows: for tests.
+    #[must_use]
+    pub fn with_device(mut self, kind: Kind, device: Arc<dyn Device>) -> Self {
+        self.devices.push((kind, device));
+        self
+    }
+
     /// The attesters that this host has.
     fn open(&self) -> Vec<Box<dyn Attester>> {
         let kubernetes = self.kubernetes.clone().or_else(KubernetesSource::of_this_pod);
         let kubernetes =
             kubernetes.map(|source| -> Box<dyn Attester> { Box::new(kubernetes::Kubernetes(source)) });
-        kubernetes.into_iter().collect()
+        let mut attesters = tee::open(&self.tee);
+        attesters.extend(kubernetes);
+        for (kind, device) in &self.devices {
+            attesters.push(tee::attester(*kind, Arc::clone(device), &self.tee));
+        }
+        attesters
     }
 }
 
