@@ -21,7 +21,7 @@ mod udp;
 
 use std::{io, net::IpAddr, path::PathBuf};
 
-pub use attester::{AttesterError, EvidenceSources};
+pub use attester::{AttesterError, EvidenceSources, KeyAlgorithm, ParseTctiError, Tcti, TpmSource};
 use carrick_types::{Cidr, ClusterName, JoinToken, MeshId, NodeName};
 use carrick_wire::hello::Trust;
 pub use netlink::NetlinkError;
