@@ -43,7 +43,11 @@ pub(crate) fn confirm(
         };
         if let Err(why) = confirmed {
             let mut appraisal = Appraisal::new(Kind::Tpm);
-            appraisal.refuse("activation", why.clone(), "the keys that were found in one TPM in this session");
+            appraisal.refuse(
+                "activation",
+                why.clone(),
+                "the keys that were found in one TPM in this session",
+            );
             return Err(Rejection { why: format!("evidence tpm: {why}"), appraisals: vec![appraisal] }.into());
         }
     }

@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use carrick_client::{ConnectError, Connection, CoordinatorUrl, connect};
 use carrick_attest::{Evidence, tpm};
+use carrick_client::{ConnectError, Connection, CoordinatorUrl, connect};
 use carrick_trust::Distrust;
 use carrick_types::CaPin;
 use carrick_wire::{
@@ -157,7 +157,10 @@ impl Opening {
     }
 
     /// Gathers what is to be shown, with the coordinator's help where a TPM takes it.
-    pub(crate) async fn gather(&mut self, question: Question) -> Result<(Question, Vec<Evidence>), SessionError> {
+    pub(crate) async fn gather(
+        &mut self,
+        question: Question,
+    ) -> Result<(Question, Vec<Evidence>), SessionError> {
         let mut progress = question.begin().await?;
         loop {
             match progress {

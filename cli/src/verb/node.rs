@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use carrick_node::{Config, EvidenceSources};
+use carrick_node::{Config, EvidenceSources, Tcti, TpmSource};
 use carrick_types::{Cidr, JoinToken, NodeName, check_prefix_claim};
 use carrick_wire::hello;
 use clap::{Args, ValueEnum};
@@ -58,6 +58,10 @@ pub(crate) struct NodeOptions {
     /// Whether to check the evidence of its peers itself, or to believe the coordinator's appraisal
     #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
     pub(super) trust: Trust,
+    /// Its TPM: device:PATH, swtpm:PATH or swtpm:HOST:PORT; used where the policy bundle asks for one [default: /dev/tpmrm0, where
+    /// there is one]
+    #[arg(long, value_name = "TCTI")]
+    pub(super) tpm: Option<Tcti>,
 }
 
 /// Whom a node believes about its peers.
@@ -96,9 +100,17 @@ impl NodeOptions {
                 Trust::Evidence => hello::Trust::Evidence,
                 Trust::Coordinator => hello::Trust::Coordinator,
             },
-            evidence: EvidenceSources::default(),
+            evidence: EvidenceSources {
+                tpm: self.tpm.or_else(default_tpm).map(|tcti| TpmSource { tcti, attestation: None }),
+            },
         })
     }
+}
+
+/// The kernel's, where this host has a TPM.
+fn default_tpm() -> Option<Tcti> {
+    let device = Path::new(Tcti::DEFAULT);
+    device.exists().then(|| Tcti::Device(device.to_owned()))
 }
 
 /// Runs a node until a signal ends it.

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::body::Bytes as Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use carrick_attest::Bytes;
+use carrick_attest::{Bytes, Evidence};
 use carrick_coordinator::{Config, Coordinator, RunError};
 use carrick_trust::{Memory, Myself, View, Witness};
 use carrick_types::{CaPin, Cidr, Credential, IdentitySecret, JoinToken, OperatorPin, WireGuardSecret};
@@ -257,8 +257,19 @@ impl Session {
     }
 
     pub(crate) fn answer(&self, node: &Node, token: Option<&JoinToken>) -> ToCoordinator {
+        self.answer_with(node, token, 1, vec![])
+    }
+
+    /// An answer under some version of the policy bundle, with evidence beside the identity.
+    pub(crate) fn answer_with(
+        &self,
+        node: &Node,
+        token: Option<&JoinToken>,
+        policy_version: u64,
+        evidence: Vec<Evidence>,
+    ) -> ToCoordinator {
         let challenge = self.challenge.as_ref().unwrap();
-        let moment = challenge.request.moment(&self.exporter, 1, RUNTIME);
+        let moment = challenge.request.moment(&self.exporter, policy_version, RUNTIME);
         let introduction = Introduction {
             name: node.name.parse().unwrap(),
             cluster: node.cluster.parse().unwrap(),
@@ -269,7 +280,7 @@ impl Session {
             identity: &node.identity,
             wireguard: &node.wireguard,
             token: token.map(|token| (token.id, &token.seed)),
-            evidence: vec![],
+            evidence,
         };
         ToCoordinator::Hello(Box::new(introduction.answer(&challenge.request, &moment)))
     }

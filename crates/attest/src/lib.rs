@@ -6,6 +6,10 @@
 //!
 //! Pure: bytes, policy, transcript and time come in as arguments. What asks a device for evidence lives in `carrick_node::attester`.
 
+// Tests that other crates include name this one as those do.
+#[cfg(test)]
+extern crate self as carrick_attest;
+
 mod appraisal;
 mod appraise;
 mod blob;

@@ -113,7 +113,8 @@ impl Attesters {
     pub(crate) async fn activate(&self, credential: &evidence::Credential) -> Result<(), AttesterError> {
         let (kind, mut attesters) = (Kind::Tpm, self.0.lock().await);
         let attester = attesters.iter_mut().find(|attester| attester.kind() == kind);
-        let attester = attester.ok_or_else(|| AttesterError::Device { kind, why: "there is none".to_owned() })?;
+        let attester =
+            attester.ok_or_else(|| AttesterError::Device { kind, why: "there is none".to_owned() })?;
         attester.activate(credential).await.map_err(|why| AttesterError::Device { kind, why })
     }
 

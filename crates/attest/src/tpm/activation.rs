@@ -62,7 +62,9 @@ impl Activation {
     /// [`NotActivated`].
     pub fn confirm(self, evidence: &Evidence, transcript: &Transcript) -> Result<(), NotActivated> {
         let keys = &self.keys;
-        if keys.endorsement_key != evidence.endorsement_key || keys.attestation_key != evidence.attestation_key {
+        if keys.endorsement_key != evidence.endorsement_key
+            || keys.attestation_key != evidence.attestation_key
+        {
             return Err(NotActivated::OtherKeys);
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.secret.0);

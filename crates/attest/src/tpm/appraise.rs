@@ -20,14 +20,16 @@ const EK_CERTIFICATE: [u8; 7] = [0x06, 0x05, 0x67, 0x81, 0x05, 0x08, 0x01];
 /// That endorsement and attestation key are of one TPM is not in the evidence: see [`Policy::attestation_keys`].
 pub fn appraise(evidence: &Evidence, policy: &Policy, transcript: &Transcript, at: UnixTime) -> Appraisal {
     let mut appraisal = Appraisal::new(Kind::Tpm);
-    let Some(endorsement) = key(&mut appraisal, "endorsement key", evidence.endorsement_key.as_bytes()) else {
+    let Some(endorsement) = key(&mut appraisal, "endorsement key", evidence.endorsement_key.as_bytes())
+    else {
         return appraisal;
     };
     let template = endorsement.is_endorsement();
     let attributes = endorsement.attributes.to_string();
     appraisal.check("endorsement key template", attributes, template, "one of the TCG's, L-1 or L-2");
     check_endorsement(&mut appraisal, evidence, &endorsement, policy, at);
-    let Some(attestation) = key(&mut appraisal, "attestation key", evidence.attestation_key.as_bytes()) else {
+    let Some(attestation) = key(&mut appraisal, "attestation key", evidence.attestation_key.as_bytes())
+    else {
         return appraisal;
     };
     let attributes = attestation.attributes.to_string();
@@ -87,7 +89,9 @@ fn check_endorsement(
             (true, _) => {}
             // Attestation keys alone are named.
             (false, true) => appraisal.show(claim, "none"),
-            (false, false) => appraisal.refuse(claim, "none", "one of a pinned root, or an enrolled endorsement key"),
+            (false, false) => {
+                appraisal.refuse(claim, "none", "one of a pinned root, or an enrolled endorsement key")
+            }
         }
         return;
     };
@@ -152,7 +156,12 @@ fn check_quote(
     appraisal.check("bound to", hex(&quote.extra_data), bound, "this session, these keys and this moment");
     // A key of another hierarchy would blind the counters; one without this name has other attributes than it shows.
     let signer = quote.signer == key.name().qualified_as_primary().0;
-    appraisal.check("signer", hex(&quote.signer), signer, "the attestation key, of the endorsement hierarchy");
+    appraisal.check(
+        "signer",
+        hex(&quote.signer),
+        signer,
+        "the attestation key, of the endorsement hierarchy",
+    );
     let signed = Signature::parse(evidence.signature.as_bytes())
         .is_ok_and(|signature| signature.is_by(key, evidence.quote.as_bytes()));
     appraisal.check("signature", key.algorithm(), signed, "the attestation key's, by its scheme");

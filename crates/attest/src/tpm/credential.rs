@@ -90,7 +90,8 @@ fn p256_seed(x: &[u8; 32], y: &[u8; 32], random: &[u8; 64]) -> Result<([u8; 32],
     let ours = ours.ok_or(CredentialError::Key)?;
     let shared = p256::ecdh::diffie_hellman(ours.to_nonzero_scalar(), theirs.as_affine());
     let point = ours.public_key().to_sec1_point(false);
-    let (our_x, our_y) = point.as_bytes().get(1..).and_then(|xy| xy.split_at_checked(32)).ok_or(CredentialError::Key)?;
+    let (our_x, our_y) =
+        point.as_bytes().get(1..).and_then(|xy| xy.split_at_checked(32)).ok_or(CredentialError::Key)?;
     let seed = kdfe(shared.raw_secret_bytes(), "IDENTITY", our_x, x);
     Ok((seed, [&[0, 32], our_x, &[0, 32], our_y].concat()))
 }

@@ -37,7 +37,9 @@ impl Policy {
             && self.endorsement_keys.is_empty()
             && self.attestation_keys.is_empty()
         {
-            return Err("it names no root, no endorsement key and no attestation key: any TPM would do".to_owned());
+            return Err(
+                "it names no root, no endorsement key and no attestation key: any TPM would do".to_owned()
+            );
         }
         for certificate in self.roots()? {
             if !certificate.is_ca() {
@@ -74,7 +76,8 @@ impl Policy {
 pub fn learn(evidence: &Evidence, into: &mut Policy) {
     let Ok(quote) = Quote::parse(evidence.quote.as_bytes()) else { return };
     let named: Vec<u8> = into.pcrs.keys().copied().collect();
-    for (register, value) in quote.selection.registers().zip(evidence.pcr_values.as_bytes().chunks_exact(32)) {
+    for (register, value) in quote.selection.registers().zip(evidence.pcr_values.as_bytes().chunks_exact(32))
+    {
         if named.is_empty() || named.contains(&register) {
             into.pcrs.entry(register).or_default().insert(hex(value));
         }

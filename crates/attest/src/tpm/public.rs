@@ -26,8 +26,8 @@ const ENDORSEMENT: [u8; 4] = 0x4000_000b_u32.to_be_bytes();
 /// The policy of every endorsement key after the TCG's templates L-1 and L-2: whoever may use the endorsement hierarchy
 /// (`PolicySecret` of its authorization) may use the key.
 pub const ENDORSEMENT_POLICY: [u8; 32] = [
-    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52, 0xd7,
-    0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
+    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd,
+    0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
 ];
 
 /// What a key is for and how it may be used: `TPMA_OBJECT`.
@@ -86,11 +86,8 @@ impl Attributes {
     pub const SIGN: u32 = 1 << 18;
 
     /// What an attestation key must be.
-    pub const ATTESTATION: u32 = Self::FIXED_TPM
-        | Self::FIXED_PARENT
-        | Self::SENSITIVE_DATA_ORIGIN
-        | Self::RESTRICTED
-        | Self::SIGN;
+    pub const ATTESTATION: u32 =
+        Self::FIXED_TPM | Self::FIXED_PARENT | Self::SENSITIVE_DATA_ORIGIN | Self::RESTRICTED | Self::SIGN;
     /// What an endorsement key is, after the TCG's templates L-1 and L-2.
     pub const ENDORSEMENT: u32 = Self::FIXED_TPM
         | Self::FIXED_PARENT

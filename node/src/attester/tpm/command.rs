@@ -80,7 +80,11 @@ impl Command {
     }
 
     /// What a response to this says, where it says anything; else its code. `has_handle`: whether a handle comes first.
-    pub(super) fn read(&self, response: Vec<u8>, has_handle: bool) -> Result<Result<Response, u32>, TpmError> {
+    pub(super) fn read(
+        &self,
+        response: Vec<u8>,
+        has_handle: bool,
+    ) -> Result<Result<Response, u32>, TpmError> {
         let mut reader = Response(response, 0);
         let (tag, length, code) = (reader.u16()?, reader.u32()?, reader.u32()?);
         if usize::try_from(length) != Ok(reader.0.len()) {

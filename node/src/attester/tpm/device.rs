@@ -75,6 +75,17 @@ impl Device {
         Ok(device)
     }
 
+    #[cfg(test)]
+    pub(super) fn open_as_it_is(tcti: &Tcti) -> Result<Self, TpmError> {
+        tcti.connect().map(Self).map_err(|error| TpmError::Open(tcti.clone(), error))
+    }
+
+    /// Loads a key as if nobody came to flush it.
+    #[cfg(test)]
+    pub(super) fn leave_behind(&mut self, template: Template) -> Result<(), TpmError> {
+        self.create_primary(template).map(drop)
+    }
+
     /// Does something with a key, which is gone from the TPM afterwards whatever happened.
     pub(super) fn with_key<T>(
         &mut self,
@@ -235,7 +246,9 @@ impl Device {
             _ => return Ok(None),
         };
         let mut content = Vec::new();
-        while let Some(left) = size.checked_sub(u16::try_from(content.len()).unwrap_or(u16::MAX)).filter(|left| *left > 0) {
+        while let Some(left) =
+            size.checked_sub(u16::try_from(content.len()).unwrap_or(u16::MAX)).filter(|left| *left > 0)
+        {
             let offset = size - left;
             let command = Command::new("TPM2_NV_Read", 0x14e)
                 .handle(reader)

@@ -162,7 +162,17 @@ mod tests {
             assert_eq!(text.parse(), Ok(tcti.clone()), "{text}");
             assert_eq!(tcti.to_string().parse(), Ok(tcti), "{text}");
         }
-        for bad in ["", "tpm0", "device:", "device:tpm0", "swtpm:", "swtpm:here", "swtpm:a:b", "mssim:a:1", "swtpm::1"] {
+        for bad in [
+            "",
+            "tpm0",
+            "device:",
+            "device:tpm0",
+            "swtpm:",
+            "swtpm:here",
+            "swtpm:a:b",
+            "mssim:a:1",
+            "swtpm::1",
+        ] {
             bad.parse::<Tcti>().expect_err(bad);
         }
         assert!(Tcti::Device("/dev/tpmrm0".into()).is_managed());

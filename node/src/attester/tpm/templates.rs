@@ -24,7 +24,8 @@ pub(super) enum Template {
 impl Template {
     /// The template. The numbers of the key itself are zeros, or nothing, and the TPM puts its own in their place.
     pub(super) fn public(self) -> Vec<u8> {
-        let attestation = Attributes::ATTESTATION | Attributes::USER_WITH_AUTH | Attributes::NO_DICTIONARY_ATTACKS;
+        let attestation =
+            Attributes::ATTESTATION | Attributes::USER_WITH_AUTH | Attributes::NO_DICTIONARY_ATTACKS;
         let policy = [&[0, 32], ENDORSEMENT_POLICY.as_slice()].concat();
         let (algorithm, attributes, policy) = match self {
             Self::EndorsementEcc => (ALG_ECC, Attributes::ENDORSEMENT, policy),
@@ -35,11 +36,9 @@ impl Template {
         let zeros = |length: u16| [length.to_be_bytes().to_vec(), vec![0; usize::from(length)]].concat();
         // Symmetric algorithm, scheme, and what comes last: 2048 bits and the default exponent, or a curve and no key derivation.
         let numbers: (&[u16], &[u16], Vec<u8>) = match self {
-            Self::EndorsementEcc => (
-                &[ALG_AES, 128, ALG_CFB],
-                &[ALG_NULL, CURVE_P256, ALG_NULL],
-                [zeros(32), zeros(32)].concat(),
-            ),
+            Self::EndorsementEcc => {
+                (&[ALG_AES, 128, ALG_CFB], &[ALG_NULL, CURVE_P256, ALG_NULL], [zeros(32), zeros(32)].concat())
+            }
             Self::EndorsementRsa => (&[ALG_AES, 128, ALG_CFB], &[ALG_NULL, 2048, 0, 0], zeros(256)),
             Self::AttestationEcc => {
                 (&[ALG_NULL], &[ALG_ECDSA, ALG_SHA256, CURVE_P256, ALG_NULL], [zeros(0), zeros(0)].concat())
@@ -48,7 +47,14 @@ impl Template {
         };
         let (symmetric, scheme, unique) = numbers;
         let be = |numbers: &[u16]| numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<_>>();
-        [be(&[algorithm, ALG_SHA256]), attributes.to_be_bytes().to_vec(), policy, be(symmetric), be(scheme), unique]
-            .concat()
+        [
+            be(&[algorithm, ALG_SHA256]),
+            attributes.to_be_bytes().to_vec(),
+            policy,
+            be(symmetric),
+            be(scheme),
+            unique,
+        ]
+        .concat()
     }
 }
