@@ -259,7 +259,7 @@ fn someone() -> Forger {
 
 /// Makes the endorsement key's certificate, by a vendor of its own: the certificate, and the vendor's in PEM.
 fn certified(forger: &Forger, change: impl FnOnce(&mut rcgen::CertificateParams)) -> (Vec<u8>, String) {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SubjectPublicKeyInfo};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let params = |name: Option<&str>| {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -277,13 +277,20 @@ fn certified(forger: &Forger, change: impl FnOnce(&mut rcgen::CertificateParams)
     let mut leaf = params(None);
     leaf.is_ca = IsCa::ExplicitNoCa;
     change(&mut leaf);
-    let point = forger.endorsement_point();
-    // SubjectPublicKeyInfo of a point on P-256.
-    let head = [
-        0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
-        0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-    ];
-    let subject = SubjectPublicKeyInfo::from_der(&[&head[..], point].concat()).unwrap();
-    let certificate = leaf.signed_by(&subject, &Issuer::from_params(&vendor, &vendor_key)).unwrap();
+    let point = Point(forger.endorsement_point());
+    let certificate = leaf.signed_by(&point, &Issuer::from_params(&vendor, &vendor_key)).unwrap();
     (certificate.der().to_vec(), root.pem())
+}
+
+/// A public key on P-256, as a certificate has it.
+struct Point<'a>(&'a [u8]);
+
+impl rcgen::PublicKeyData for Point<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
 }
