@@ -177,10 +177,10 @@ impl Opening {
         send(&mut self.socket, &ToCoordinator::Activate(Box::new(keys))).await?;
         // It was heard before the keys were made, which may have taken a while.
         self.heard = self.heard.max(Instant::now());
-        match next(&mut self.socket, &mut self.heard, PATIENCE).await? {
-            ToNode::Credential(credential) => Ok(*credential),
-            _ => Err(SessionError::OutOfTurn("a credential")),
-        }
+        let ToNode::Credential(credential) = next(&mut self.socket, &mut self.heard, PATIENCE).await? else {
+            return Err(SessionError::OutOfTurn("a credential"));
+        };
+        Ok(*credential)
     }
 
     /// Says who this is, and is welcome or not.

@@ -129,10 +129,8 @@ impl Swtpm {
             process.kill()?;
         }
         match fs::remove_file(self.path("tpm")) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).doing(|| "remove its socket".to_owned())
-            }
-            _ => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.doing(|| "remove its socket".to_owned()),
         }
     }
 

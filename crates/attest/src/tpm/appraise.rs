@@ -3,9 +3,9 @@
 use carrick_types::UnixTime;
 use sha2::{Digest as _, Sha256};
 
-use super::{Evidence, MAX_INTERMEDIATES, Policy, Public, Quote, Signature};
+use super::{Evidence, MAX_CERTIFICATE, MAX_INTERMEDIATES, Policy, Public, Quote, Signature};
 use crate::{
-    Appraisal, Kind, Transcript, Verdict,
+    Appraisal, Blob, Kind, Transcript,
     appraise::hex,
     x509::{Certificate, X509Error},
 };
@@ -66,7 +66,8 @@ fn key(appraisal: &mut Appraisal, claim: &str, bytes: &[u8]) -> Option<Public> {
     }
 }
 
-/// The endorsement key is enrolled, or a vendor that the operator believes made its certificate.
+/// The endorsement key is enrolled, or a vendor that the operator believes made its certificate. Where neither is asked for, or the key is
+/// enrolled, its certificate may be of any kind: that may be why it was enrolled.
 fn check_endorsement(
     appraisal: &mut Appraisal,
     evidence: &Evidence,
@@ -74,39 +75,33 @@ fn check_endorsement(
     policy: &Policy,
     at: UnixTime,
 ) {
+    if policy.endorsement_keys.contains(&key.name().to_hex()) {
+        appraisal.accept("endorsement", "enrolled", "one of the endorsement keys that the operator names");
+        return;
+    }
+    if policy.endorsement_roots.is_empty() && policy.endorsement_keys.is_empty() {
+        appraisal.show("endorsement", "not asked for: attestation keys are named");
+        return;
+    }
+    let claim = "endorsement certificate";
+    let Some(der) = &evidence.endorsement_certificate else {
+        appraisal.refuse(claim, "none", "one of a pinned root, or an enrolled endorsement key");
+        return;
+    };
     if evidence.intermediates.len() > MAX_INTERMEDIATES {
         let count = evidence.intermediates.len().to_string();
         appraisal.refuse("intermediate certificates", count, format!("at most {MAX_INTERMEDIATES}"));
         return;
     }
-    let enrolled = policy.endorsement_keys.contains(&key.name().to_hex());
-    if enrolled {
-        appraisal.accept("endorsement", "enrolled", "one of the endorsement keys that the operator names");
-    }
-    let claim = "endorsement certificate";
-    let Some(der) = &evidence.endorsement_certificate else {
-        match (enrolled, policy.endorsement_roots.is_empty() && policy.endorsement_keys.is_empty()) {
-            (true, _) => {}
-            // Attestation keys alone are named.
-            (false, true) => appraisal.show(claim, "none"),
-            (false, false) => {
-                appraisal.refuse(claim, "none", "one of a pinned root, or an enrolled endorsement key")
-            }
-        }
-        return;
-    };
-    let parsed = Certificate::parse(der.as_bytes()).and_then(|leaf| {
-        let parse = |der: &super::Blob<{ super::MAX_CERTIFICATE }>| Certificate::parse(der.as_bytes());
-        Ok((leaf, evidence.intermediates.iter().map(parse).collect::<Result<Vec<_>, X509Error>>()?))
-    });
-    let (leaf, intermediates) = match parsed {
-        Ok(parsed) => parsed,
-        Err(error) => {
+    let parse = |der: &Blob<MAX_CERTIFICATE>| Certificate::parse(der.as_bytes());
+    let intermediates: Result<Vec<_>, X509Error> = evidence.intermediates.iter().map(parse).collect();
+    let (leaf, intermediates) = match (parse(der), intermediates) {
+        (Ok(leaf), Ok(intermediates)) => (leaf, intermediates),
+        (Err(error), _) | (_, Err(error)) => {
             appraisal.refuse(claim, error.to_string(), "certificates");
             return;
         }
     };
-    // By the key that it certifies, whatever is asked of it: nobody shows another's certificate.
     let same = *leaf.public_key() == key.to_x509();
     appraisal.check(claim, leaf.subject(), same, "that of the endorsement key");
     if leaf.is_ca() {
@@ -115,13 +110,6 @@ fn check_endorsement(
     if let Some(usage) = leaf.extension(EXTENDED_KEY_USAGE) {
         let usable = usage.windows(EK_CERTIFICATE.len()).any(|window| window == EK_CERTIFICATE);
         appraisal.check("extended key usage", hex(usage), usable, "tcg-kp-EKCertificate, 2.23.133.8.1");
-    }
-    if enrolled {
-        return;
-    }
-    if policy.endorsement_roots.is_empty() && policy.endorsement_keys.is_empty() {
-        appraisal.show("endorsement", "by a vendor that nobody asks for");
-        return;
     }
     let path = policy.roots().map_err(|_| "the roots cannot be read".to_owned()).and_then(|roots| {
         let path = leaf.path_to(&intermediates, &roots, at).map_err(|error| error.to_string())?;
@@ -187,5 +175,4 @@ fn check_registers(appraisal: &mut Appraisal, evidence: &Evidence, quote: &Quote
             None => appraisal.show(&claim, value),
         }
     }
-    debug_assert!(same || appraisal.claims.iter().any(|claim| claim.verdict == Verdict::Refused));
 }

@@ -2,7 +2,7 @@
 
 use std::{io, thread, time::Duration};
 
-use carrick_attest::tpm::{Credential, Public};
+use carrick_attest::tpm::{Credential, Parameters, Public};
 
 use super::{
     command::{Command, Response},
@@ -125,7 +125,8 @@ impl Device {
             response => response?,
         };
         let public = response.sized()?;
-        let same = Public::parse(&public).is_ok_and(|key| key.is_endorsement());
+        let is_it = |key: Public| key.is_endorsement() && matches!(key.parameters, Parameters::Rsa(_));
+        let same = Public::parse(&public).is_ok_and(is_it);
         Ok(same.then_some(Loaded { handle: PERSISTENT_RSA, public }))
     }
 

@@ -160,6 +160,16 @@ fn a_certificate_leads_to_its_vendor_and_to_no_other() {
 }
 
 #[test]
+fn an_enrolled_key_needs_no_certificate_that_can_be_read() {
+    let forger = someone();
+    let junk = Evidence { endorsement_certificate: Some(Blob::new(vec![1]).unwrap()), ..forger.evidence() };
+    assert_eq!(judged(&junk, &forger.enrolled(), NOW), None);
+    let (_, root) = certified(&forger, |_| ());
+    let pinning = Policy { endorsement_roots: vec![root], ..Policy::default() };
+    assert_eq!(judged(&junk, &pinning, NOW).unwrap(), "endorsement certificate");
+}
+
+#[test]
 fn a_certificate_for_another_purpose_is_refused() {
     let judge = |change: fn(&mut rcgen::CertificateParams)| {
         let forger = someone();
