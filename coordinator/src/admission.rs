@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use carrick_attest::{AttestationResult, Evidence, Grant, Kind, Statement, Subject, appraise, grant, token};
+use carrick_attest::{
+    AttestationResult, Evidence, Grant, Kind, Statement, Subject, appraise, follows, grant, token,
+};
 use carrick_types::{
     Cidr, NodeId, TokenId, UnixTime, WireGuardKey, check_named_prefix_claim, check_prefix_claim,
 };
@@ -198,7 +200,8 @@ fn joining(
     grant_to(state, node, &statements, Some(entrance), now)
 }
 
-/// Grants a node what its evidence and its prefixes allow.
+/// Grants a node what its evidence, which must follow what it showed before, and its prefixes allow. `node` has the statements of
+/// before.
 fn grant_to(
     state: &MeshState,
     node: NodeRecord,
@@ -207,6 +210,7 @@ fn grant_to(
     now: UnixTime,
 ) -> Result<Plan, Refused> {
     let result = judge(state, &node, statements, now)?;
+    follows(&node.statements(), statements)?;
     let allowed = result.capability().and_then(|capability| capability.prefixes.as_deref());
     check_prefixes(state, node.id, &node.prefixes, allowed)?;
     let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));

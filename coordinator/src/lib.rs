@@ -6,6 +6,7 @@
 //!
 //! Start at [`Coordinator::start`]. Path relays, evidence beyond join tokens and a replicated store are not here yet.
 
+mod activation;
 mod address;
 mod admission;
 mod api;

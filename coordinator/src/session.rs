@@ -6,7 +6,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use carrick_attest::{Bytes, Kind, Subject};
+use carrick_attest::{
+    Bytes, Kind, Subject,
+    tpm::{Activation, Keys},
+};
 use carrick_types::{ChallengeKey, NodeId, Revision, WireGuardSecret};
 use carrick_wire::{
     hello::{Head, Heartbeat, Hello, Proof, Request},
@@ -24,6 +27,7 @@ use tokio_tungstenite::tungstenite;
 use tracing::{debug, info, warn};
 
 use crate::{
+    activation,
     admission::{self, ProvenHello},
     app::{App, now},
     connection::Connection,
@@ -66,8 +70,16 @@ impl<R: Into<Refused>> From<R> for End {
 
 /// Serves one node until its session ends.
 pub(crate) async fn run(socket: WebSocket, connection: Arc<Connection>, app: Arc<App>) {
-    let mut session =
-        Session { socket, connection, app, node: None, known: None, asked: None, heard: Instant::now() };
+    let mut session = Session {
+        socket,
+        connection,
+        app,
+        node: None,
+        known: None,
+        asked: None,
+        activation: None,
+        heard: Instant::now(),
+    };
     let end = match session.serve().await {
         Ok(never) => match never {},
         Err(end) => end,
@@ -87,6 +99,8 @@ struct Session {
     known: Option<Known>,
     /// What the node was asked to prove itself against, and has not answered yet.
     asked: Option<Asked>,
+    /// The credential that the node was given, and has not used yet.
+    activation: Option<Activation>,
     heard: Instant,
 }
 
@@ -192,11 +206,16 @@ impl Session {
         let bundle = self.app.mesh.state().bundle.signed.clone();
         self.send(&ToNode::Challenge(Challenge { request: request.clone(), bundle })).await?;
 
-        let deadline = Instant::now() + HELLO;
+        let tpms = takes_tpms(&self.app.mesh.state());
+        let deadline = Instant::now() + if tpms { EVIDENCE } else { HELLO };
         let hello = loop {
             let message = timeout_at(deadline, self.socket.next()).await.map_err(|_| End::Silent)?;
             match self.understand(message)? {
                 Some(ToCoordinator::Hello(hello)) => break *hello,
+                // Once: making a credential costs about as much as the handshake that brought the node here.
+                Some(ToCoordinator::Activate(keys)) if tpms && self.activation.is_none() => {
+                    self.activate(*keys).await?;
+                }
                 Some(_) => return Err(Refused::Protocol("the first message of a session is a hello").into()),
                 None => {}
             }
@@ -211,8 +230,14 @@ impl Session {
         let statements = verified.map_err(Refused::from)?;
         let id = NodeId::of(&hello.identity_key);
         self.node = Some(id);
-        let proven = ProvenHello { hello: hello.clone(), subject, statements };
-        match self.app.mesh.join(proven, now()).await {
+        let joined = match activation::confirm(self.activation.take(), &subject, &statements) {
+            Ok(()) => {
+                let proven = ProvenHello { hello: hello.clone(), subject, statements };
+                self.app.mesh.join(proven, now()).await
+            }
+            Err(refused) => Err(refused),
+        };
+        match joined {
             Ok(node) => {
                 self.connection.slot.known();
                 Ok((node, hello))
@@ -225,6 +250,14 @@ impl Session {
                 Err(refused.into())
             }
         }
+    }
+
+    /// Makes a node a credential that only the TPM with its keys can open.
+    async fn activate(&mut self, keys: Keys) -> Result<(), End> {
+        let (activation, credential) = activation::begin(keys)?;
+        self.send(&ToNode::Credential(Box::new(credential))).await?;
+        self.activation = Some(activation);
+        Ok(())
     }
 
     /// Something fresh that a node must prove itself against.
@@ -320,6 +353,13 @@ impl Session {
     ) -> Result<(), End> {
         match message {
             ToCoordinator::Hello(_) => Err(Refused::Protocol("a second hello").into()),
+            ToCoordinator::Activate(keys) => {
+                // A later one takes the place of the earlier one.
+                if self.asked.is_none() || !member.rates.proofs.allows(Instant::now()) {
+                    return Err(Refused::Protocol("a node wants credentials unasked, or too often").into());
+                }
+                self.activate(*keys).await
+            }
             ToCoordinator::Endpoints { candidates } => {
                 if !member.rates.endpoints.allows(Instant::now()) {
                     return Err(Refused::Protocol("endpoints change too often").into());
@@ -395,6 +435,7 @@ impl Session {
         let (request, secret) = self.request()?;
         self.send(&ToNode::Attest(request.clone())).await?;
         self.asked = Some(Asked { request, secret, until: Instant::now() + EVIDENCE });
+        self.activation = None;
         Ok(())
     }
 
@@ -416,7 +457,11 @@ impl Session {
         let exporter = &self.connection.exporter;
         let verified = proof.verify(&subject, &asked.request, &asked.secret, exporter, now());
         let statements = verified.map_err(Refused::from)?;
-        match self.app.mesh.renew(id, proof.wireguard_key, statements, now()).await {
+        let renewed = match activation::confirm(self.activation.take(), &subject, &statements) {
+            Ok(()) => self.app.mesh.renew(id, proof.wireguard_key, statements, now()).await,
+            Err(refused) => Err(refused),
+        };
+        match renewed {
             Ok(_) => Ok(()),
             Err(refused) => {
                 self.app.mesh.note_refusal(refused.shown(Some(id), &node.name, &node.cluster, now())).await;
@@ -511,6 +556,13 @@ impl Session {
         };
         let _ = timeout(LINGER, goodbye).await;
     }
+}
+
+/// Whether some cluster takes evidence of a TPM.
+fn takes_tpms(state: &MeshState) -> bool {
+    let bundle = state.policy();
+    let mut accepted = bundle.clusters.values().chain([&bundle.default]).flat_map(|policy| &policy.accept);
+    accepted.any(|set| set.contains(&Kind::Tpm))
 }
 
 /// Stores the endpoints that are not stored yet. Where the store cannot write, they wait for the next ping.

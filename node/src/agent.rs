@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_attest::Evidence;
 use carrick_dataplane::LinkState;
 use carrick_trust::{Deadlines, Distrust, Leases, Member, Question as LogQuestion, View};
 use carrick_types::{Cidr, ClusterName, LeaseProfile, NodeId};
@@ -26,7 +25,7 @@ use crate::{
     backoff::Backoff,
     gossip::{self, Gossip},
     host,
-    identity::{Identity, Question, now},
+    identity::{Identity, Progress, Question, now},
     netlink::{Interface, TABLE},
     plan::{Plan, Standing, plan},
     session::{Opening, Session, SessionError},
@@ -52,9 +51,9 @@ const GOSSIP: u64 = 30;
 
 pub(crate) async fn enrol(config: &Config) -> Result<Enrolment, NodeError> {
     let mut identity = Identity::open(config)?;
-    let opening = Opening::connect(identity.coordinates(false)).await?;
+    let mut opening = Opening::connect(identity.coordinates(false)).await?;
     let question = identity.consider(&opening.challenge, &opening.exporter).await?;
-    let (question, evidence) = question.evidence().await.map_err(SessionError::from)?;
+    let (question, evidence) = opening.gather(question).await?;
     let hello = identity.hello(&question, evidence, None, &config.version);
     let mut session = opening.introduce(hello).await?;
     identity.welcomed(&session.welcome)?;
@@ -153,10 +152,12 @@ struct Said {
     heartbeats: u64,
     /// What the coordinator was asked about a head of the log that a peer told of.
     asked: Option<LogQuestion>,
+    /// What is to be proven once the coordinator has made a credential.
+    waiting: Option<Question>,
 }
 
 /// Evidence in the making.
-type Gathering = JoinHandle<Result<(Question, Vec<Evidence>), AttesterError>>;
+type Gathering = JoinHandle<Result<Progress, AttesterError>>;
 
 impl Agent {
     /// Opens one session after another. Ends only where going on makes no sense.
@@ -187,10 +188,9 @@ impl Agent {
 
     async fn open(&mut self) -> Result<Session, NodeError> {
         let connect = Opening::connect(self.identity.coordinates(true));
-        let opening = self.while_leases_last(connect).await?;
+        let mut opening = self.while_leases_last(connect).await?;
         let question = self.identity.consider(&opening.challenge, &opening.exporter).await?;
-        let gathered = self.while_leases_last(question.evidence()).await;
-        let (question, evidence) = gathered.map_err(SessionError::from)?;
+        let (question, evidence) = self.while_leases_last(opening.gather(question)).await?;
         let revision = self.view().map(|view| view.revision);
         let hello = self.identity.hello(&question, evidence, revision, &self.config.version);
         let session = match self.while_leases_last(opening.introduce(hello)).await {
@@ -287,7 +287,7 @@ impl Agent {
                 }
                 gathered = gathered(&mut gathering) => {
                     gathering = None;
-                    self.show(gathered, &mut session).await
+                    self.show(gathered, &mut session, &mut said).await
                 }
                 Some(address) = self.shard.observed.recv() => {
                     self.observed.insert(address);
@@ -354,7 +354,14 @@ impl Agent {
             }
             ToNode::Attest(request) => {
                 let question = self.identity.question(&request, &session.exporter).await?;
-                *gathering = Some(tokio::spawn(question.evidence()));
+                said.waiting = None;
+                *gathering = Some(tokio::spawn(question.begin()));
+            }
+            ToNode::Credential(credential) => {
+                // Otherwise the coordinator has lost patience meanwhile, and asked again.
+                if let Some(question) = said.waiting.take() {
+                    *gathering = Some(tokio::spawn(async move { question.resume(&credential).await }));
+                }
             }
             ToNode::Proven(proven) => {
                 if let Some(question) = said.asked.take()
@@ -406,13 +413,18 @@ impl Agent {
     /// Shows evidence that was asked for. Where there is none, the coordinator asks again.
     async fn show(
         &mut self,
-        gathered: Result<(Question, Vec<Evidence>), AttesterError>,
+        gathered: Result<Progress, AttesterError>,
         session: &mut Session,
+        said: &mut Said,
     ) -> Result<(), SessionError> {
         match gathered {
-            Ok((question, evidence)) => {
+            Ok(Progress::Done(question, evidence)) => {
                 let proof = self.identity.proof(&question, evidence);
                 session.send(&ToCoordinator::Attested(Box::new(proof))).await
+            }
+            Ok(Progress::Waiting(question, keys)) => {
+                said.waiting = Some(question);
+                session.send(&ToCoordinator::Activate(keys)).await
             }
             Err(error) => {
                 warn!(%error, "no evidence to show");
@@ -617,7 +629,7 @@ impl Agent {
 }
 
 /// The evidence that is being gathered; for ever where none is.
-async fn gathered(gathering: &mut Option<Gathering>) -> Result<(Question, Vec<Evidence>), AttesterError> {
+async fn gathered(gathering: &mut Option<Gathering>) -> Result<Progress, AttesterError> {
     match gathering {
         None => std::future::pending().await,
         Some(task) => match task.await {

@@ -22,7 +22,8 @@ mod udp;
 use std::{io, net::IpAddr, path::PathBuf};
 
 pub use attester::{
-    AttesterError, Device, DeviceError, EvidenceSources, KubernetesSource, Report, TeeSources,
+    AttesterError, Device, DeviceError, EvidenceSources, KeyAlgorithm, KubernetesSource, ParseTctiError,
+    Report, Tcti, TeeSources, TpmSource,
 };
 use carrick_types::{Cidr, ClusterName, JoinToken, MeshId, NodeName};
 use carrick_wire::hello::Trust;

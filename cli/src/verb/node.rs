@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use carrick_node::{Config, EvidenceSources};
+use carrick_node::{Config, EvidenceSources, Tcti, TpmSource};
 use carrick_types::{Cidr, JoinToken, NodeName, check_prefix_claim};
 use carrick_wire::hello;
 use clap::{Args, ValueEnum};
@@ -61,6 +61,10 @@ pub(crate) struct NodeOptions {
     /// The certificate of the key that signs SEV-SNP reports (VCEK or VLEK), in DER or PEM, where the host does not hand it out
     #[arg(long, value_name = "FILE")]
     pub(super) sev_snp_certificate: Option<PathBuf>,
+    /// Its TPM: device:PATH, swtpm:PATH or swtpm:HOST:PORT; used where the policy bundle asks for one [default: /dev/tpmrm0, where
+    /// there is one]
+    #[arg(long, value_name = "TCTI")]
+    pub(super) tpm: Option<Tcti>,
 }
 
 /// Whom a node believes about its peers.
@@ -88,6 +92,8 @@ impl NodeOptions {
         check_prefix_claim(&self.prefixes, &[])?;
         let mut evidence = EvidenceSources::default();
         evidence.tee.sev_snp_certificate = self.sev_snp_certificate;
+        let tpm = self.tpm.or_else(default_tpm);
+        evidence.tpm = tpm.map(|tcti| TpmSource { tcti, attestation: None });
         Ok(Config {
             state_dir: self.state_dir,
             token,
@@ -104,6 +110,12 @@ impl NodeOptions {
             evidence,
         })
     }
+}
+
+/// The kernel's, where this host has a TPM.
+fn default_tpm() -> Option<Tcti> {
+    let device = Path::new(Tcti::DEFAULT);
+    device.exists().then(|| Tcti::Device(device.to_owned()))
 }
 
 /// Runs a node until a signal ends it.

@@ -10,4 +10,5 @@ mod mesh;
 mod outages;
 #[path = "../support/mod.rs"]
 mod support;
+mod tpm;
 mod tunnels;

@@ -257,7 +257,7 @@ impl Session {
     }
 
     pub(crate) fn answer(&self, node: &Node, token: Option<&JoinToken>) -> ToCoordinator {
-        self.answer_showing(node, token, |_, _| vec![])
+        self.answer_with(node, token, 1, vec![])
     }
 
     /// An answer with evidence beside identity and token, made for the moment and the subject.
@@ -275,6 +275,19 @@ impl Session {
             identity_key: node.identity.public(),
             wireguard_key: node.wireguard.public(),
         };
+        self.answer_with(node, token, 1, show(&moment, &subject))
+    }
+
+    /// An answer under some version of the policy bundle, with evidence beside the identity.
+    pub(crate) fn answer_with(
+        &self,
+        node: &Node,
+        token: Option<&JoinToken>,
+        policy_version: u64,
+        evidence: Vec<Evidence>,
+    ) -> ToCoordinator {
+        let challenge = self.challenge.as_ref().unwrap();
+        let moment = challenge.request.moment(&self.exporter, policy_version, RUNTIME);
         let introduction = Introduction {
             name: node.name.parse().unwrap(),
             cluster: node.cluster.parse().unwrap(),
@@ -285,7 +298,7 @@ impl Session {
             identity: &node.identity,
             wireguard: &node.wireguard,
             token: token.map(|token| (token.id, &token.seed)),
-            evidence: show(&moment, &subject),
+            evidence,
         };
         ToCoordinator::Hello(Box::new(introduction.answer(&challenge.request, &moment)))
     }

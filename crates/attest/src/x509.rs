@@ -403,6 +403,11 @@ impl PublicKey {
         rest.is_empty().then(|| key.key_size())
     }
 
+    /// Whether this key made an RSA PSS signature over SHA-256 of a message, with a salt as long as the hash.
+    pub fn verifies_sha256_pss(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.verifies(Algorithm::RsaPss(Hash::Sha256), message, signature)
+    }
+
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         let (Some(scheme), Self::Rsa(key) | Self::P256(key) | Self::P384(key)) =
             (self.scheme(algorithm), self)
@@ -473,7 +478,9 @@ fn public_key(info: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Option<Publ
     let key = info.subject_public_key.data.to_vec();
     let algorithm = &info.algorithm;
     // A key that is for PSS only may name parameters of its own; what signs with it names them again.
-    if algorithm.algorithm == OID_PKCS1_RSAENCRYPTION || algorithm.algorithm == OID_PKCS1_RSASSAPSS {
+    // One that only decrypts may be named by what it decrypts, RSAES-OAEP: some vendors of TPMs do.
+    let oaep = algorithm.algorithm.to_id_string() == "1.2.840.113549.1.1.7";
+    if oaep || algorithm.algorithm == OID_PKCS1_RSAENCRYPTION || algorithm.algorithm == OID_PKCS1_RSASSAPSS {
         return Some(PublicKey::Rsa(key));
     }
     if algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
