@@ -14,6 +14,7 @@ use crate::{
     netmap,
     refusal::{MAX_PREFIXES, Refused},
     state::{LoggedEntry, Membership, MeshState, NodeRecord},
+    statements::Statements,
     store::TokenRecord,
 };
 
@@ -125,14 +126,14 @@ fn returning(
         identity.map(|statement| statement.moment.runtime_digest)
     };
     let shows_more = proven.statements.iter().any(|statement| statement.evidence.kind() != Kind::Identity);
-    if shows_more || next.prefixes != member.prefixes || runtime(&before) != runtime(&proven.statements) {
+    if shows_more || next.prefixes != member.prefixes || runtime(before) != runtime(&proven.statements) {
         let mut statements = with_token_of(member, &proven.statements);
         if !shows_more {
-            statements.extend(before.into_iter().filter(|statement| statement.evidence.kind().ages()));
+            statements.extend(before.iter().filter(|statement| statement.evidence.kind().ages()).cloned());
         }
         return grant_to(state, next, &statements, None, now);
     }
-    if matches!(member.membership, Membership::Suspended(_)) && judge(state, &next, &before, now).is_ok() {
+    if matches!(member.membership, Membership::Suspended(_)) && judge(state, &next, before, now).is_ok() {
         let revision = state.revision.next();
         let membership = Membership::Active;
         return Ok(Plan::Resume(NodeRecord { membership, revision, grant_revision: revision, ..next }));
@@ -188,7 +189,7 @@ fn joining(
         overlay_index,
         prefixes: hello.prefixes.clone(),
         endpoints: vec![],
-        statements: [].into(),
+        statements: Statements::default(),
         logged: LoggedEntry { position: 0, text: "".into() },
         grant_revision: state.revision,
         trust: hello.trust,
@@ -216,7 +217,7 @@ fn grant_to(
     let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));
     let revision = state.revision.next();
     let node = NodeRecord {
-        statements: statements.iter().map(Statement::to_text).collect(),
+        statements: Statements::of(statements),
         revision,
         grant_revision: revision,
         membership: Membership::Active,
@@ -240,9 +241,8 @@ pub(crate) fn judge(
 
 /// New evidence, and the token by which the node once came in.
 fn with_token_of(member: &NodeRecord, statements: &[Statement]) -> Vec<Statement> {
-    let token =
-        member.statements().into_iter().filter(|statement| statement.evidence.kind() == Kind::JoinToken);
-    statements.iter().cloned().chain(token).collect()
+    let token = member.statements().iter().filter(|statement| statement.evidence.kind() == Kind::JoinToken);
+    statements.iter().chain(token).cloned().collect()
 }
 
 fn check_token(token: &TokenRecord, hello: &Hello, now: UnixTime) -> Result<(), Refused> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
 use carrick_attest::{
     Bytes, Evidence, Grant, SignedBundle, Statement, kubernetes::JwtId, policy::BundleError,
 };
-use carrick_types::{CoordinatorSecret, NodeId, OperatorPin, TokenId, UnixTime, WireGuardKey};
+use carrick_types::{CoordinatorSecret, NodeId, TokenId, UnixTime, WireGuardKey};
 use carrick_wire::{
     api::{LogPage, Refusal, Revocation, Token},
     log::{Decision, Entry},
@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admission::{self, Entrance, Plan, ProvenHello},
+    bundle,
     rate::Rate,
     refusal::Refused,
     state::{LoggedEntry, Membership, MeshState, NodeRecord, PublishedBundle, Suspension},
@@ -30,6 +31,7 @@ use crate::{
 pub(crate) struct Mesh {
     jobs: mpsc::Sender<Job>,
     state: watch::Receiver<Arc<MeshState>>,
+    refused: watch::Sender<Option<Arc<Refusal>>>,
 }
 
 /// Resolves when the owner's thread has ended, for whatever reason.
@@ -96,7 +98,7 @@ impl Mesh {
         };
         let thread = thread::Builder::new().name("mesh".to_owned()).spawn(run);
         thread.map_err(|source| crate::StartError::System { action: "start the mesh thread", source })?;
-        Ok((Self { jobs, state }, ended))
+        Ok((Self { jobs, state, refused: watch::Sender::new(None) }, ended))
     }
 
     /// The state at this moment.
@@ -146,17 +148,29 @@ impl Mesh {
     }
 
     /// Puts a policy bundle into force. Nodes whose evidence is not enough under it are suspended.
-    pub(crate) async fn publish(&self, signed: SignedBundle, now: UnixTime) -> Result<(), PublishError> {
+    /// Answers which, and why.
+    pub(crate) async fn publish(
+        &self,
+        signed: SignedBundle,
+        now: UnixTime,
+    ) -> Result<Vec<(Arc<NodeRecord>, String)>, PublishError> {
         self.call(move |owner| owner.publish_bundle(signed, now)).await?
     }
 
     /// Notes that somebody was refused, for people to read.
     pub(crate) async fn note_refusal(&self, refusal: Refusal) {
+        let last = Arc::new(refusal.clone());
         // Whether it was noted changes nothing for whoever was refused.
         let noted = self.call(move |owner| owner.store.note_refusal(&refusal)).await;
         if let Ok(Err(error)) | Err(error) = noted {
             warn!(%error, "refusal not noted");
         }
+        self.refused.send_replace(Some(last));
+    }
+
+    /// The last refusal, and every one that follows; of several at once only the last.
+    pub(crate) fn watch_refusals(&self) -> watch::Receiver<Option<Arc<Refusal>>> {
+        self.refused.subscribe()
     }
 
     /// Who was refused, the last first.
@@ -346,7 +360,7 @@ impl Owner {
         let state = self.state()?;
         let Some(node) = state.nodes.get(&id) else { return Ok(()) };
         let silent = matches!(node.membership, Membership::Suspended(Suspension::Silent));
-        if silent && admission::judge(&state, node, &node.statements(), now).is_ok() {
+        if silent && admission::judge(&state, node, node.statements(), now).is_ok() {
             info!(node = %id, name = %node.name, "node resumed");
             let revision = state.revision.next();
             let next = NodeRecord {
@@ -361,28 +375,14 @@ impl Owner {
         Ok(())
     }
 
-    fn publish_bundle(&mut self, signed: SignedBundle, now: UnixTime) -> Result<(), PublishError> {
+    fn publish_bundle(
+        &mut self,
+        signed: SignedBundle,
+        now: UnixTime,
+    ) -> Result<Vec<(Arc<NodeRecord>, String)>, PublishError> {
         let state = self.state()?;
-        let before = &state.bundle.trusted;
-        let trusted = signed.open(&OperatorPin::of(&before.operator()), &state.mesh)?;
-        let (found, seen) = (trusted.get().version, before.get().version);
-        if found <= seen {
-            return Err(BundleError::Older { found, seen }.into());
-        }
-        if now >= trusted.get().expires_at {
-            return Err(BundleError::Expired(trusted.get().expires_at).into());
-        }
-        if trusted.get().coordinator_key != self.key.public() {
-            return Err(PublishError::OtherCoordinator(self.key.public()));
-        }
-        // Whoever believes a former operator is led to this one by every step that there ever was.
-        let mut successions = state.bundle.signed.successions.clone();
-        for step in &signed.successions {
-            if !successions.contains(step) {
-                successions.push(step.clone());
-            }
-        }
-        let signed = SignedBundle { successions, ..signed };
+        let PublishedBundle { signed, trusted } = bundle::follow(&state, signed, self.key.public(), now)?;
+        let found = trusted.get().version;
         let sha256 = Bytes(Sha256::digest(signed.bundle.text()).into());
         let operator = trusted.operator();
         let decision = Decision::BundlePublished { version: found, operator, sha256 };
@@ -394,12 +394,11 @@ impl Owner {
         next.log = self.store.log_state(state.mesh, &self.key);
         let next = Arc::new(next);
         self.publish.send_replace(next.clone());
-        for node in next.active() {
-            if let Err(why) = admission::judge(&next, node, &node.statements(), now) {
-                self.suspend(node.id, Suspension::Evidence { why: why.to_string() }, now)?;
-            }
+        let cut_off = bundle::cut_off(&next, &next.bundle.trusted, now);
+        for (node, why) in &cut_off {
+            self.suspend(node.id, Suspension::Evidence { why: why.clone() }, now)?;
         }
-        Ok(())
+        Ok(cut_off)
     }
 
     fn count_change(&mut self, id: NodeId) -> Result<(), Refused> {

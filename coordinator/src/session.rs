@@ -407,8 +407,7 @@ impl Session {
             return Err(Refused::Protocol("a heartbeat that was sent before").into());
         }
         member.heartbeat = Some(heartbeat.sequence);
-        let granted =
-            node.statements().into_iter().find(|statement| statement.evidence.kind() == Kind::Identity);
+        let granted = node.statements().iter().find(|statement| statement.evidence.kind() == Kind::Identity);
         if granted.is_some_and(|statement| statement.moment.runtime_digest != heartbeat.runtime_digest) {
             let why = "its agent is not the one that it was granted a key for".to_owned();
             self.app
