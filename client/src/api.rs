@@ -90,6 +90,15 @@ impl Api {
         self.call(Method::POST, path, body.into()).await
     }
 
+    /// Replaces a resource.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn put<B: Serialize, A: DeserializeOwned>(&self, path: &str, body: &B) -> Result<A, ApiError> {
+        let body = serde_json::to_vec(body).expect("requests of the API are plain data");
+        self.call(Method::PUT, path, body.into()).await
+    }
+
     /// Deletes a resource.
     ///
     /// # Errors
