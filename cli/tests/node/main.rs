@@ -5,6 +5,7 @@
 mod coordinator;
 mod demo;
 mod host;
+mod leases;
 mod membership;
 mod mesh;
 mod outages;
