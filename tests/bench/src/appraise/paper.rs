@@ -64,7 +64,8 @@ impl Node {
 
     fn bytes(self, what: u8) -> [u8; 32] {
         let mut bytes = [what; 32];
-        bytes[..2].copy_from_slice(&self.0.to_be_bytes());
+        // X25519 leaves bits of the first and the last byte out.
+        bytes[1..3].copy_from_slice(&self.0.to_be_bytes());
         bytes
     }
 

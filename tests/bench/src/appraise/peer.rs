@@ -54,10 +54,13 @@ pub(super) fn netmaps(peers: u16, times: usize) -> Result<Vec<f64>> {
 /// Takes a message as it comes from the session.
 fn take(witness: &mut Witness, message: &[u8]) -> Result<f64> {
     let since = Instant::now();
-    match decode(message)? {
-        ToNode::Netmap(netmap) => witness.handle_netmap(netmap, NOW)?,
-        ToNode::Delta(delta) => witness.handle_delta(delta, NOW)?,
-        other => bail!("not about peers: {other:?}"),
+    let message = decode(message)?;
+    if let ToNode::Netmap(netmap) = message {
+        witness.handle_netmap(netmap, NOW)?;
+    } else if let ToNode::Delta(delta) = message {
+        witness.handle_delta(delta, NOW)?;
+    } else {
+        bail!("not about peers: {message:?}");
     }
     Ok(since.elapsed().as_secs_f64() * 1000.0)
 }
