@@ -13,7 +13,7 @@ use carrick_wire::{api::TokenState, hello::Hello, session::MAX_ENDPOINTS};
 use crate::{
     netmap,
     refusal::{MAX_PREFIXES, Refused},
-    state::{LoggedEntry, Membership, MeshState, NodeRecord},
+    state::{LoggedEntry, Membership, MeshState, NodeRecord, Suspension},
     statements::Statements,
     store::TokenRecord,
 };
@@ -120,6 +120,9 @@ fn returning(
         trust: hello.trust,
         ..member.clone()
     };
+    if matches!(member.membership, Membership::Suspended(Suspension::Evidence { .. })) {
+        return wanting(state, member, next, proven, now);
+    }
     let before = member.statements();
     let runtime = |statements: &[Statement]| {
         let identity = statements.iter().find(|statement| statement.evidence.kind() == Kind::Identity);
@@ -138,7 +141,27 @@ fn returning(
         let membership = Membership::Active;
         return Ok(Plan::Resume(NodeRecord { membership, revision, grant_revision: revision, ..next }));
     }
-    Ok(if next == *member { Plan::Welcome(member.id) } else { Plan::Update(next) })
+    Ok(unchanged(member, next))
+}
+
+/// A member whose evidence was found wanting. What it showed before does not count any more, or it would only have to come again.
+/// Where what it shows now is not enough either, it stays suspended, and is asked for more in its session.
+fn wanting(
+    state: &MeshState,
+    member: &NodeRecord,
+    next: NodeRecord,
+    proven: &ProvenHello,
+    now: UnixTime,
+) -> Result<Plan, Refused> {
+    let statements = with_token_of(member, &proven.statements);
+    match grant_to(state, next.clone(), &statements, None, now) {
+        Err(Refused::Evidence(_)) if next.prefixes == member.prefixes => Ok(unchanged(member, next)),
+        decided => decided,
+    }
+}
+
+fn unchanged(member: &NodeRecord, next: NodeRecord) -> Plan {
+    if next == *member { Plan::Welcome(member.id) } else { Plan::Update(next) }
 }
 
 fn joining(

@@ -1,6 +1,14 @@
 //! The one owner of the mesh: a thread that commits each change to the store and then publishes the state it leads to.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use carrick_attest::{
     Bytes, Evidence, Grant, SignedBundle, Statement, kubernetes::JwtId, policy::BundleError,
@@ -32,6 +40,8 @@ pub(crate) struct Mesh {
     jobs: mpsc::Sender<Job>,
     state: watch::Receiver<Arc<MeshState>>,
     refused: watch::Sender<Option<Arc<Refusal>>>,
+    /// Whether suspensions are in force that are not on disk.
+    owes: Arc<AtomicBool>,
 }
 
 /// Resolves when the owner's thread has ended, for whatever reason.
@@ -85,8 +95,17 @@ impl Mesh {
         let first = Arc::new(store.load(&key)?);
         let (publish, state) = watch::channel(first);
         let (jobs, mut waiting) = mpsc::channel::<Job>(MAX_WAITING);
+        let owes = Arc::new(AtomicBool::new(false));
         let (alive, ended) = oneshot::channel();
-        let owner = Owner { store, publish, key, changes: BTreeMap::new(), doubt: false };
+        let owner = Owner {
+            store,
+            publish,
+            key,
+            changes: BTreeMap::new(),
+            unstored: BTreeMap::new(),
+            owes: owes.clone(),
+            doubt: false,
+        };
         let run = move || {
             // Whatever a job does, these go in this order: the store, what is held for it, the sign of life.
             let _alive: oneshot::Sender<()> = alive;
@@ -98,7 +117,7 @@ impl Mesh {
         };
         let thread = thread::Builder::new().name("mesh".to_owned()).spawn(run);
         thread.map_err(|source| crate::StartError::System { action: "start the mesh thread", source })?;
-        Ok((Self { jobs, state, refused: watch::Sender::new(None) }, ended))
+        Ok((Self { jobs, state, refused: watch::Sender::new(None), owes }, ended))
     }
 
     /// The state at this moment.
@@ -140,6 +159,11 @@ impl Mesh {
     /// Cuts a node off until it is [resumed](Self::resume) or shows new evidence. Nothing happens to one that is cut off already.
     pub(crate) async fn suspend(&self, id: NodeId, why: Suspension, now: UnixTime) -> Result<(), StoreError> {
         self.call(move |owner| owner.suspend(id, why, now)).await?
+    }
+
+    /// Stores the suspensions that are in force and could not be stored before. Where there are none, it waits for nobody.
+    pub(crate) async fn store_suspensions(&self) -> Result<(), StoreError> {
+        if self.owes.load(Ordering::Relaxed) { self.call(Owner::store_suspensions).await? } else { Ok(()) }
     }
 
     /// Something was heard of a node that was suspended for its silence.
@@ -231,6 +255,13 @@ impl Mesh {
     }
 }
 
+/// A suspension that is not on disk.
+struct Unstored {
+    why: Suspension,
+    /// What the log still has to say of it.
+    entry: Option<Entry>,
+}
+
 struct Owner {
     store: Store,
     publish: watch::Sender<Arc<MeshState>>,
@@ -238,6 +269,9 @@ struct Owner {
     key: CoordinatorSecret,
     /// How often each member changed something.
     changes: BTreeMap<NodeId, Rate>,
+    /// Suspensions that are in force, and not on disk: a disk that is full must not keep anybody in.
+    unstored: BTreeMap<NodeId, Unstored>,
+    owes: Arc<AtomicBool>,
     /// A commit failed, so what is on disk may be newer than what is published.
     doubt: bool,
 }
@@ -305,8 +339,8 @@ impl Owner {
             Plan::Welcome(id) => state.nodes.get(&id).cloned().ok_or(Refused::Stopping),
             Plan::Update(node) => Ok(self.update(state, node, None)?),
             Plan::Resume(node) => {
-                let decision = Decision::Resumed { node: node.id };
-                Ok(self.update(state, node, Some(Entry { at: now, decision }))?)
+                let entry = self.resumed(node.id, now);
+                Ok(self.update(state, node, entry)?)
             }
             Plan::Grant { node, grant, entrance } => {
                 // Before the grant: should this process end in between, the node shows another token.
@@ -343,17 +377,44 @@ impl Owner {
 
     fn suspend(&mut self, id: NodeId, why: Suspension, now: UnixTime) -> Result<(), StoreError> {
         let state = self.state()?;
-        let Some(node) = state.nodes.get(&id).filter(|node| node.is_active()) else { return Ok(()) };
+        let Some(node) = state.nodes.get(&id) else { return Ok(()) };
+        let entry = match (&node.membership, &why) {
+            (Membership::Active, _) => {
+                let decision = Decision::Suspended { node: id, reason: why.why().to_owned() };
+                Some(Entry { at: now, decision })
+            }
+            // Being heard does not help it any more. For its peers, nothing changes.
+            (Membership::Suspended(Suspension::Silent), Suspension::Evidence { .. }) => None,
+            (Membership::Suspended(_) | Membership::Revoked(_), _) => return Ok(()),
+        };
         warn!(node = %id, name = %node.name, why = why.why(), "node suspended");
-        let decision = Decision::Suspended { node: id, reason: why.why().to_owned() };
-        let membership = Membership::Suspended(why);
-        let next = NodeRecord { membership, revision: state.revision.next(), ..NodeRecord::clone(node) };
-        let stored = self.update(&state, next.clone(), Some(Entry { at: now, decision }));
+        let next = suspended(&state, node, why.clone());
+        let stored = self.update(&state, next.clone(), entry.clone());
         if stored.is_err() {
-            // A disk that is full must not keep anybody in.
+            let entry = entry.or_else(|| self.unstored.remove(&id)?.entry);
+            self.unstored.insert(id, Unstored { why, entry });
+            self.owes.store(true, Ordering::Relaxed);
             self.publish.send_replace(Arc::new(state.with(next)));
         }
         stored.map(drop)
+    }
+
+    fn store_suspensions(&mut self) -> Result<(), StoreError> {
+        while let Some(id) = self.unstored.first_key_value().map(|(id, _)| *id) {
+            let state = self.state()?;
+            match state.nodes.get(&id) {
+                Some(node) => drop(self.update(&state, NodeRecord::clone(node), None)?),
+                None => drop(self.unstored.remove(&id)),
+            }
+        }
+        self.owes.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What the log says of a node that is accepted again: nothing, where it never came to say that it was not.
+    fn resumed(&self, id: NodeId, now: UnixTime) -> Option<Entry> {
+        let unsaid = self.unstored.get(&id).is_some_and(|unstored| unstored.entry.is_some());
+        (!unsaid).then_some(Entry { at: now, decision: Decision::Resumed { node: id } })
     }
 
     fn resume(&mut self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
@@ -369,8 +430,8 @@ impl Owner {
                 grant_revision: revision,
                 ..NodeRecord::clone(node)
             };
-            let entry = Entry { at: now, decision: Decision::Resumed { node: id } };
-            self.update(&state, next, Some(entry))?;
+            let entry = self.resumed(id, now);
+            self.update(&state, next, entry)?;
         }
         Ok(())
     }
@@ -395,9 +456,13 @@ impl Owner {
         let next = Arc::new(next);
         self.publish.send_replace(next.clone());
         let cut_off = bundle::cut_off(&next, &next.bundle.trusted, now);
+        let mut stored = Ok(());
         for (node, why) in &cut_off {
-            self.suspend(node.id, Suspension::Evidence { why: why.clone() }, now)?;
+            // One that cannot be stored must not keep the others in.
+            let suspended = self.suspend(node.id, Suspension::Evidence { why: why.clone() }, now);
+            stored = stored.and(suspended);
         }
+        stored?;
         Ok(cut_off)
     }
 
@@ -482,8 +547,16 @@ impl Owner {
     fn state(&mut self) -> Result<Arc<MeshState>, StoreError> {
         if self.doubt {
             self.store.reload_log()?;
-            let loaded = Arc::new(self.store.load(&self.key)?);
-            self.publish.send_replace(loaded);
+            let mut loaded = self.store.load(&self.key)?;
+            // No revision is given twice: whoever was told of one would not hear of the other.
+            loaded.revision = loaded.revision.max(self.publish.borrow().revision);
+            for (id, Unstored { why, .. }) in &self.unstored {
+                if let Some(node) = loaded.nodes.get(id).filter(|node| !node.is_revoked()) {
+                    let node = suspended(&loaded, node, why.clone());
+                    loaded = loaded.with(node);
+                }
+            }
+            self.publish.send_replace(Arc::new(loaded));
             self.doubt = false;
         }
         Ok(self.publish.borrow().clone())
@@ -495,7 +568,13 @@ impl Owner {
         node: NodeRecord,
         entry: Option<Entry>,
     ) -> Result<Arc<NodeRecord>, StoreError> {
-        let written = self.store.update(&node, entry.as_ref());
+        let unsaid = match &node.membership {
+            Membership::Suspended(_) => {
+                self.unstored.get(&node.id).and_then(|unstored| unstored.entry.clone())
+            }
+            Membership::Active | Membership::Revoked(_) => None,
+        };
+        let written = self.store.update(&node, entry.or(unsaid).as_ref());
         self.settle(state, node, written)
     }
 
@@ -525,6 +604,7 @@ impl Owner {
     ) -> Result<Arc<NodeRecord>, StoreError> {
         self.noted(written)?;
         let id = node.id;
+        self.unstored.remove(&id);
         let mut next = state.with(node);
         if self.store.next_position() > state.log.head.size {
             next.log = self.store.log_state(state.mesh, &self.key);
@@ -535,8 +615,16 @@ impl Owner {
     }
 }
 
+/// A node as it is from the next revision on: not accepted for now.
+fn suspended(state: &MeshState, node: &NodeRecord, why: Suspension) -> NodeRecord {
+    let membership = Membership::Suspended(why);
+    NodeRecord { membership, revision: state.revision.next(), ..node.clone() }
+}
+
 #[cfg(test)]
 mod tests {
+    mod suspensions;
+
     use carrick_attest::{Bundle, Kind, Subject};
     use carrick_types::{
         ChallengeKey, Cidr, ClusterName, IdentitySecret, LeaseProfile, OperatorSecret, Revision, TokenSeed,
@@ -765,6 +853,20 @@ mod tests {
         assert!(outcomes[..10].iter().all(Result::is_ok));
         assert_eq!(outcomes.last(), Some(&Err(RefusalCode::Unavailable)));
         mesh.join(hello(2, "b", &[]), NOW).await.expect("others are not concerned");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_another_operator_signed_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, _ended) = mesh(dir.path(), 1).await;
+        let stranger = OperatorSecret::from_bytes([99; 32]);
+        let known = token(1);
+        let mut capability = known.capability.clone();
+        capability.token = TokenId::from_bytes([8; 10]);
+        let signed = carrick_attest::Signed::seal(&capability, &stranger);
+        let refused = mesh.add_token(TokenRecord { signed, capability, ..known }, NOW).await.unwrap_err();
+        assert!(matches!(refused, TokenError::Forged), "{refused}");
+        assert_eq!(mesh.tokens(NOW).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

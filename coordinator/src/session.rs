@@ -10,7 +10,7 @@ use carrick_attest::{
     Bytes, Kind, Subject,
     tpm::{Activation, Keys},
 };
-use carrick_types::{ChallengeKey, NodeId, Revision, WireGuardSecret};
+use carrick_types::{ChallengeKey, MeshId, NodeId, Revision, WireGuardSecret};
 use carrick_wire::{
     hello::{Head, Heartbeat, Hello, Proof, Request},
     session::{
@@ -43,6 +43,8 @@ use crate::{
 const HELLO: Duration = Duration::from_secs(10);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
+/// How long a session may wait for somebody to look after leases.
+const VOUCH: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(5);
 /// How long a node may take to show new evidence: a TPM is slow, and several ask it at once.
 const EVIDENCE: Duration = Duration::from_secs(60);
@@ -118,6 +120,13 @@ struct Asked {
     request: Request,
     secret: WireGuardSecret,
     until: Instant,
+}
+
+impl Asked {
+    /// Whether an answer is in time.
+    fn is_open(&self, now: Instant) -> bool {
+        now < self.until
+    }
 }
 
 /// What a session keeps of its node.
@@ -227,15 +236,18 @@ impl Session {
             wireguard_key: hello.proof.wireguard_key,
         };
         let verified = hello.proof.verify(&subject, &request, &secret, &self.connection.exporter, now());
-        let statements = verified.map_err(Refused::from)?;
-        let id = NodeId::of(&hello.identity_key);
-        self.node = Some(id);
-        let joined = match activation::confirm(self.activation.take(), &subject, &statements) {
-            Ok(()) => {
-                let proven = ProvenHello { hello: hello.clone(), subject, statements };
-                self.app.mesh.join(proven, now()).await
+        let joined = match verified {
+            Ok(statements) => {
+                self.node = Some(NodeId::of(&hello.identity_key));
+                match activation::confirm(self.activation.take(), &subject, &statements) {
+                    Ok(()) => {
+                        let proven = ProvenHello { hello: hello.clone(), subject, statements };
+                        self.app.mesh.join(proven, now()).await
+                    }
+                    Err(refused) => Err(refused),
+                }
             }
-            Err(refused) => Err(refused),
+            Err(unproven) => Err(unproven.into()),
         };
         match joined {
             Ok(node) => {
@@ -243,7 +255,8 @@ impl Session {
                 Ok((node, hello))
             }
             Err(refused) => {
-                let refusal = refused.shown(Some(id), &hello.name, &hello.cluster, now());
+                // Nobody who proves nothing is called a node.
+                let refusal = refused.shown(self.node, &hello.name, &hello.cluster, now());
                 if self.app.refusals.lock().await.allows(Instant::now()) {
                     self.app.mesh.note_refusal(refusal).await;
                 }
@@ -260,23 +273,8 @@ impl Session {
         Ok(())
     }
 
-    /// Something fresh that a node must prove itself against.
     fn request(&self) -> Result<(Request, WireGuardSecret), Refused> {
-        let mut random = [0; 64];
-        getrandom::fill(&mut random).map_err(|_| Refused::Stopping)?;
-        let (salt, secret) = random.split_at(32);
-        let secret = WireGuardSecret::from_bytes(secret.try_into().map_err(|_| Refused::Stopping)?);
-        let head = self.app.mesh.state().log.head;
-        let request = Request {
-            mesh: self.app.id,
-            log_size: head.size,
-            log_head: head.head,
-            salt: Bytes(salt.try_into().map_err(|_| Refused::Stopping)?),
-            // An X25519 public key of an honest secret is never of low order.
-            challenge_key: ChallengeKey::from_bytes(*secret.public().as_bytes())
-                .map_err(|_| Refused::Stopping)?,
-        };
-        Ok((request, secret))
+        request(self.app.id, self.app.mesh.state().log.head)
     }
 
     /// Sends what the node missed where it can build on what it has, else everything.
@@ -286,6 +284,8 @@ impl Session {
         id: NodeId,
         hello: &Hello,
     ) -> Result<Revision, End> {
+        // It vouches for the netmap, as the answer to a heartbeat does.
+        timeout(VOUCH, self.app.leases.vouching()).await.map_err(|_| Refused::Stopping)?;
         let state = states.borrow_and_update().clone();
         check_member(&state, id)?;
         let have = hello.have;
@@ -418,7 +418,8 @@ impl Session {
             return Err(Refused::Protocol("the agent's executable changed while it ran").into());
         }
         self.app.leases.heard(member.id);
-        if !node.is_active() {
+        // Read after it was heard: whoever suspends it for its silence now looks again, and finds that it was heard.
+        if self.app.mesh.state().nodes.get(&member.id).is_some_and(|node| !node.is_active()) {
             self.app.mesh.resume(member.id, now()).await.map_err(Refused::from)?;
         }
         self.tell_changes(states, member.id).await?;
@@ -428,7 +429,7 @@ impl Session {
 
     /// Asks the node to show what it is, unless it was asked already.
     async fn ask(&mut self) -> Result<(), End> {
-        if self.asked.as_ref().is_some_and(|asked| Instant::now() < asked.until) {
+        if self.asked.as_ref().is_some_and(|asked| asked.is_open(Instant::now())) {
             return Ok(());
         }
         let (request, secret) = self.request()?;
@@ -450,6 +451,10 @@ impl Session {
     /// New evidence: a new grant, or none any more.
     async fn renew(&mut self, proof: &Proof, id: NodeId) -> Result<(), End> {
         let asked = self.asked.take().ok_or(Refused::Protocol("evidence that nobody asked for"))?;
+        // It says what the node was when it was asked. Whoever holds it back may be something else by now.
+        if !asked.is_open(Instant::now()) {
+            return self.ask().await;
+        }
         let state = self.app.mesh.state();
         let node = check_member(&state, id)?;
         let subject = Subject { wireguard_key: proof.wireguard_key, ..node.subject(state.mesh) };
@@ -564,6 +569,24 @@ fn takes_tpms(state: &MeshState) -> bool {
     accepted.any(|set| set.contains(&Kind::Tpm))
 }
 
+/// Something fresh that a node must prove itself against.
+fn request(mesh: MeshId, head: Head) -> Result<(Request, WireGuardSecret), Refused> {
+    let mut random = [0; 64];
+    getrandom::fill(&mut random).map_err(|_| Refused::Stopping)?;
+    let (salt, secret) = random.split_at(32);
+    let secret = WireGuardSecret::from_bytes(secret.try_into().map_err(|_| Refused::Stopping)?);
+    let request = Request {
+        mesh,
+        log_size: head.size,
+        log_head: head.head,
+        salt: Bytes(salt.try_into().map_err(|_| Refused::Stopping)?),
+        // An X25519 public key of an honest secret is never of low order.
+        challenge_key: ChallengeKey::from_bytes(*secret.public().as_bytes())
+            .map_err(|_| Refused::Stopping)?,
+    };
+    Ok((request, secret))
+}
+
 /// Stores the endpoints that are not stored yet. Where the store cannot write, they wait for the next ping.
 async fn store_endpoints(mesh: &Mesh, id: NodeId, unstored: &mut Option<Vec<SocketAddr>>) {
     if let Some(endpoints) = unstored.as_ref() {
@@ -601,5 +624,33 @@ fn broken(error: axum::Error) -> End {
             Refused::Protocol("a text frame: session messages are binary").into()
         }
         Some(_) | None => End::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const HEAD: Head = Head { size: 1, head: Bytes([1; 32]) };
+
+    #[test]
+    fn of_a_hundred_thousand_requests_no_two_have_the_same_nonce() {
+        let mut nonces = BTreeSet::new();
+        for n in 0..100_000 {
+            let (request, _) = request(MeshId::from_bytes([1; 16]), HEAD).unwrap();
+            let moment = request.moment(&[2; 32], 1, Bytes([3; 32]));
+            assert!(nonces.insert(moment.nonce()), "number {n}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn evidence_that_is_held_back_is_too_late() {
+        let (request, secret) = request(MeshId::from_bytes([1; 16]), HEAD).unwrap();
+        let asked = Asked { request, secret, until: Instant::now() + EVIDENCE };
+        assert!(asked.is_open(Instant::now()));
+        tokio::time::advance(EVIDENCE).await;
+        assert!(!asked.is_open(Instant::now()));
     }
 }

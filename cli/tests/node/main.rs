@@ -6,6 +6,7 @@ mod bundle;
 mod coordinator;
 mod demo;
 mod host;
+mod leases;
 mod membership;
 mod mesh;
 mod operator;

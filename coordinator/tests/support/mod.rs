@@ -189,8 +189,8 @@ impl Running {
 /// A node's end of a session.
 pub(crate) struct Session {
     pub(crate) socket: WebSocketStream<TlsStream<TcpStream>>,
-    exporter: [u8; 32],
-    challenge: Option<Challenge>,
+    pub(crate) exporter: [u8; 32],
+    pub(crate) challenge: Option<Challenge>,
 }
 
 /// Who a node is, and what it asks for.

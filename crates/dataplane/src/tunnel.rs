@@ -13,6 +13,10 @@ use crate::own_keys::OwnKey;
 /// WireGuard's rekey-timeout (whitepaper, section 6.1): how long a handshake has before the next attempt.
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After so long the first initiation to a peer is repeated, then after twice as long each time. The engine takes the answers to its last two
+/// initiations, so that a path may be slower than this.
+const FIRST_REPEAT: Duration = Duration::from_millis(250);
+
 /// The type of a WireGuard message (its first byte).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MessageType {
@@ -77,6 +81,9 @@ pub(crate) struct Tunnel {
     answered: Option<Instant>,
     /// Whether the next tick begins a handshake, unless the peer is heard of before.
     looking: bool,
+    /// When the first initiation to a peer that was never heard of is repeated, and how long was waited for that. The peer may have been
+    /// told of this node a moment later than this node of the peer; a first packet need not wait [`REKEY_TIMEOUT`] for that.
+    first_contact: Option<(Instant, Duration)>,
 }
 
 impl Tunnel {
@@ -95,6 +102,7 @@ impl Tunnel {
             awaiting: None,
             answered: None,
             looking: false,
+            first_contact: None,
         }
     }
 
@@ -126,7 +134,18 @@ impl Tunnel {
             return Step::Nothing;
         }
         let result = self.engine.format_handshake_initiation(buffer, false);
+        if matches!(result, TunnResult::WriteToNetwork(_)) && self.endpoint.is_none() {
+            self.first_contact = Some((now + FIRST_REPEAT, FIRST_REPEAT));
+        }
         self.sent(result, now).unwrap_or(Step::Nothing)
+    }
+
+    /// Whether the first initiation is to be repeated now.
+    fn repeats_first_contact(&mut self, now: Instant) -> bool {
+        let Some((_, waited)) = self.first_contact.take_if(|(due, _)| *due <= now) else { return false };
+        let longer = waited * 2;
+        self.first_contact = (longer < REKEY_TIMEOUT).then(|| (now + longer, longer));
+        true
     }
 
     /// Takes a datagram whose receiver index or static key names this tunnel. `None` where it is not authentic.
@@ -158,6 +177,7 @@ impl Tunnel {
         if authentic {
             self.endpoint = Some(from);
             self.looking = false;
+            self.first_contact = None;
             self.received(message, now);
             self.has_keys = message != MessageType::Initiation || self.engine_has_keys();
             self.answered = (!self.has_keys).then_some(now);
@@ -185,7 +205,9 @@ impl Tunnel {
         let given_up = self.answered.take_if(|since| patience_ends(*since)).is_some();
         let result = if given_up && wanted {
             self.engine.format_handshake_initiation(buffer, false)
-        } else if self.answered.is_none() && std::mem::take(&mut self.looking) {
+        } else if self.answered.is_none()
+            && (std::mem::take(&mut self.looking) || (wanted && self.repeats_first_contact(now)))
+        {
             self.engine.format_handshake_initiation(buffer, true)
         } else {
             self.engine.update_timers(buffer)
