@@ -115,6 +115,32 @@ fn a_token_of_the_pinned_issuer_for_this_session_is_accepted_claim_by_claim() {
 }
 
 #[test]
+fn tokens_that_the_api_servers_own_code_made_are_accepted() {
+    let made: Vec<Value> = serde_json::from_str(include_str!("../../testdata/kubernetes-1.34.json")).unwrap();
+    assert_eq!(made.len(), 2, "of RSA, and of P-256");
+    for made in made {
+        let policy = Policy {
+            issuer: made["openid-configuration"]["issuer"].as_str().unwrap().to_owned(),
+            jwks: serde_json::from_value(made["jwks"].clone()).unwrap(),
+            bound_to_node: true,
+            ..policy(&Issuer::rsa())
+        };
+        policy.check().unwrap();
+        let evidence = evidence(made["token"].as_str().unwrap()).unwrap();
+        let made_at = evidence.unverified_claims().unwrap().iat;
+        let appraisal = appraise(&evidence, &policy, &TRANSCRIPT, made_at);
+        assert!(appraisal.is_accepted(), "{appraisal:?}");
+        // The tests' own issuer writes what this one does.
+        let members = |claims: &Value| {
+            let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            [names(claims), names(&claims["kubernetes.io"]), names(&claims["kubernetes.io"]["pod"])]
+        };
+        let claims: Value = serde_json::from_slice(&evidence.token.parts().unwrap().payload).unwrap();
+        assert_eq!(members(&claims), members(&good()));
+    }
+}
+
+#[test]
 fn a_header_may_say_that_it_is_of_a_jwt_and_claims_may_be_there_that_nobody_asks_for() {
     let issuer = Issuer::rsa();
     let header = json!({"alg": "RS256", "kid": "rsa-1", "typ": "JWT"}).to_string();
