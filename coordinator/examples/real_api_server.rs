@@ -76,7 +76,7 @@ async fn main() {
         mtu: 1420,
         version: "test".to_owned(),
         trust: Trust::Evidence,
-        evidence: EvidenceSources { kubernetes: Some(source) },
+        evidence: EvidenceSources { kubernetes: Some(source), ..EvidenceSources::default() },
     };
     let enrolled = carrick_node::enrol(&config).await.unwrap_or_else(|error| panic!("refused: {error}"));
     println!("{} joined cluster {}", enrolled.name, enrolled.cluster);

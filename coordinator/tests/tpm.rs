@@ -60,7 +60,7 @@ async fn enrol(
         mtu: 1420,
         version: "test".to_owned(),
         trust: Trust::Evidence,
-        evidence: EvidenceSources { tpm },
+        evidence: EvidenceSources { tpm, ..EvidenceSources::default() },
     };
     carrick_node::enrol(&config).await.map(drop)
 }

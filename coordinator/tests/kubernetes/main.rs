@@ -120,7 +120,7 @@ fn config(dir: &Path, name: &str, token: JoinToken, source: KubernetesSource) ->
         mtu: 1420,
         version: "test".to_owned(),
         trust: Trust::Evidence,
-        evidence: EvidenceSources { kubernetes: Some(source) },
+        evidence: EvidenceSources { kubernetes: Some(source), ..EvidenceSources::default() },
     }
 }
 
