@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    time::Duration,
 };
 
 use carrick_lab::{in_lab, mesh::Mesh};
@@ -31,6 +32,8 @@ fn the_operators_key_leaves_the_coordinator_and_traffic_notices_nothing() {
         let traffic = Traffic::between(&mesh.nodes[0], &mesh.nodes[2]);
         assert!(mesh.data_dir().join("operator.key").exists());
         let key = take_over(&mesh, "operator.key");
+        traffic.assert_goes_on_for(Duration::from_secs(2));
+        traffic.assert_unbroken();
         assert!(!mesh.data_dir().join("operator.key").exists(), "the coordinator's own key is removed");
         let shown = mesh.json(&["operator", "show", "--key-file", &key[1]]).unwrap();
         assert_eq!((&shown["operator_key_held"], &shown["policy_version"]), (&false.into(), &2.into()));
