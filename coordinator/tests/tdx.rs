@@ -45,14 +45,16 @@ async fn who_shows_no_quote_or_a_quote_of_something_else_does_not_join() {
     assert!(refused.detail.contains("tdx"), "{refused:?}");
     let of_another_kind =
         |moment: &Moment, subject: &Subject| vec![quote(&platform, moment, subject, Kind::SevSnp)];
-    let refused = coordinator.join_showing(&Node::new(1, "a"), Some(&token), of_another_kind).await.err().unwrap();
+    let refused =
+        coordinator.join_showing(&Node::new(1, "a"), Some(&token), of_another_kind).await.err().unwrap();
     assert!(refused.detail.contains("report data"), "{refused:?}");
     let mut other = Recipe::default();
     other.body[136] ^= 1;
     let stranger = Platform::new(other);
     let of_a_stranger =
         |moment: &Moment, subject: &Subject| vec![quote(&stranger, moment, subject, Kind::Tdx)];
-    let refused = coordinator.join_showing(&Node::new(1, "a"), Some(&token), of_a_stranger).await.err().unwrap();
+    let refused =
+        coordinator.join_showing(&Node::new(1, "a"), Some(&token), of_a_stranger).await.err().unwrap();
     assert!(refused.detail.contains("PCK certificate"), "{refused:?}");
 
     let quoting = |moment: &Moment, subject: &Subject| vec![quote(&platform, moment, subject, Kind::Tdx)];
@@ -66,8 +68,7 @@ async fn accept_tds(coordinator: &Running, platform: &Platform) {
     let mut draft: Bundle = serde_json::from_str(before.signed.bundle.text()).unwrap();
     draft.version += 1;
     draft.default.accept = vec![BTreeSet::from([Kind::JoinToken, Kind::Tdx])];
-    draft.default.tdx =
-        Some(tdx::Policy { mrtd: BTreeSet::from(["aa".repeat(48)]), ..platform.policy() });
+    draft.default.tdx = Some(tdx::Policy { mrtd: BTreeSet::from(["aa".repeat(48)]), ..platform.policy() });
     let body = serde_json::json!({ "draft": draft }).to_string();
     let answer = coordinator.ask("PUT", "/v1/appraisal-policy", Some(&body)).await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
