@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use carrick_node::{Config, EvidenceSources, Tcti, TpmSource};
+use carrick_node::{Config, EvidenceSources, Tcti, TeeSources, TpmSource};
 use carrick_types::{Cidr, JoinToken, NodeName, check_prefix_claim};
 use carrick_wire::hello;
 use clap::{Args, ValueEnum};
@@ -90,10 +90,11 @@ impl NodeOptions {
     /// The node's configuration.
     pub(super) fn config(self, token: Option<JoinToken>) -> Result<Config> {
         check_prefix_claim(&self.prefixes, &[])?;
-        let mut evidence = EvidenceSources::default();
-        evidence.tee.sev_snp_certificate = self.sev_snp_certificate;
-        let tpm = self.tpm.or_else(default_tpm);
-        evidence.tpm = tpm.map(|tcti| TpmSource { tcti, attestation: None });
+        let evidence = EvidenceSources {
+            tee: TeeSources { sev_snp_certificate: self.sev_snp_certificate, ..TeeSources::default() },
+            tpm: self.tpm.or_else(default_tpm).map(|tcti| TpmSource { tcti, attestation: None }),
+            ..EvidenceSources::default()
+        };
         Ok(Config {
             state_dir: self.state_dir,
             token,

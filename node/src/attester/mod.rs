@@ -23,7 +23,8 @@ pub struct EvidenceSources {
     pub kubernetes: Option<KubernetesSource>,
     /// The devices of confidential VMs and enclaves.
     pub tee: TeeSources,
-    devices: Vec<(Kind, Arc<dyn Device>)>,
+    /// Devices that report on this host without being ones that the kernel shows: recorded ones, for tests.
+    pub devices: Vec<(Kind, Arc<dyn Device>)>,
     /// The TPM, where there is one. It is left alone as long as the policy bundle does not ask for it.
     pub tpm: Option<TpmSource>,
 }
@@ -152,13 +153,6 @@ impl Attesters {
 }
 
 impl EvidenceSources {
-    /// These, and a device that reports on this host without being one that the kernel shows: for tests.
-    #[must_use]
-    pub fn with_device(mut self, kind: Kind, device: Arc<dyn Device>) -> Self {
-        self.devices.push((kind, device));
-        self
-    }
-
     /// The attesters that this host has.
     fn open(&self) -> Vec<Box<dyn Attester>> {
         let mut attesters = tee::open(&self.tee);

@@ -361,7 +361,7 @@ fn moment() -> Moment {
 async fn what_a_td_shows_is_accepted_by_a_policy_that_pins_its_platform() {
     let platform = Platform::new(Recipe::default());
     let policy = platform.policy();
-    let sources = EvidenceSources::default().with_device(Kind::Tdx, Arc::new(Td(platform)));
+    let sources = with_device(Arc::new(Td(platform)));
     let attesters = Attesters::new(&sources);
     let cluster = ClusterPolicy {
         accept: vec![BTreeSet::from([Kind::SevSnp]), BTreeSet::from([Kind::Tdx])],
@@ -381,11 +381,16 @@ async fn what_a_td_shows_is_accepted_by_a_policy_that_pins_its_platform() {
 
 #[tokio::test]
 async fn a_device_that_fails_and_a_kind_that_is_missing_are_said_so() {
-    let sources = EvidenceSources::default().with_device(Kind::Tdx, recorded(b"no quote", b""));
+    let sources = with_device(recorded(b"no quote", b""));
     let attesters = Attesters::new(&sources);
     let failed = attesters.attest(&BTreeSet::from([Kind::Tdx]), &moment(), &subject()).await.unwrap_err();
     assert!(matches!(failed, AttesterError::Device { kind: Kind::Tdx, .. }), "{failed}");
     let cluster = ClusterPolicy { accept: vec![BTreeSet::from([Kind::Nitro])], ..ClusterPolicy::default() };
     let missing = attesters.choose((&subject().cluster, &cluster), true).await.unwrap_err();
     assert!(missing.to_string().contains("nitro"), "{missing}");
+}
+
+/// A host with nothing but a TDX device.
+fn with_device(device: Arc<dyn Device>) -> EvidenceSources {
+    EvidenceSources { devices: vec![(Kind::Tdx, device)], ..EvidenceSources::default() }
 }
