@@ -32,14 +32,14 @@ fn seconds(mut text: &str) -> Option<u64> {
 /// How long ago, or how far ahead, to the nearest second: `12s ago`, `in 59m`.
 pub(crate) fn relative(time: UnixTime, now: UnixTime) -> String {
     if time > now {
-        format!("in {}", duration(time.saturating_since(now)))
+        format!("in {}", age(time.saturating_since(now)))
     } else {
-        format!("{} ago", duration(now.saturating_since(time)))
+        format!("{} ago", age(now.saturating_since(time)))
     }
 }
 
 /// In the largest unit of which there are two: `90m` rather than `1h`.
-fn duration(duration: Duration) -> String {
+pub(crate) fn age(duration: Duration) -> String {
     let seconds = (duration + Duration::from_millis(500)).as_secs();
     let (value, unit) = match seconds {
         0..120 => (seconds, 's'),

@@ -5,6 +5,7 @@
 
 mod human;
 mod logging;
+mod operator_key;
 mod output;
 mod remote;
 mod runtime;
@@ -66,9 +67,19 @@ mod tests {
 
     #[test]
     fn every_verb_that_answers_has_json() {
-        for verb in
-            ["status", "nodes", "topology", "token list", "token create --cluster east", "revoke east-1"]
-        {
+        for verb in [
+            "status",
+            "nodes",
+            "nodes east-1",
+            "topology",
+            "token list",
+            "token create --cluster east",
+            "revoke east-1",
+            "attest east-1",
+            "operator show",
+            "bundle show",
+            "bundle push -f x",
+        ] {
             let line = format!("carrick {verb} -o json");
             Cli::try_parse_from(line.split(' ')).expect(&line);
         }

@@ -110,7 +110,9 @@ pub(crate) fn report(error: &anyhow::Error) {
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     if SECRETS.iter().any(|prefix| text.contains(prefix)) {
-        note("carrick: error: a token or credential stands where none is expected: see `carrick --help`");
+        note(
+            "carrick: error: a token, key or credential stands where none is expected: see `carrick --help`",
+        );
     } else {
         // There is nowhere to report that stdout or stderr is closed.
         let _ = error.print();
@@ -119,7 +121,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// How the text of every secret begins.
-const SECRETS: [&str; 3] = ["carrick_join_1_", "carrick_admin_1_", "carrick_view_1_"];
+const SECRETS: [&str; 4] = ["carrick_join_1_", "carrick_admin_1_", "carrick_view_1_", "carrick_operator_1_"];
 
 /// A row of a table without borders: `header` in upper case, then `rows`, columns aligned.
 pub(crate) fn table<const N: usize>(
@@ -159,8 +161,13 @@ pub(crate) fn list<T: fmt::Display>(values: &[T]) -> String {
     }
 }
 
+/// What others say of themselves, in one line, without what could steer a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).filter(|c| !c.is_control()).collect()
+}
+
 /// An error and its sources, each said once: many errors name their source in their own text.
-fn one_line(error: &anyhow::Error) -> String {
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
         if line.is_empty() {

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_types::{CaPin, JoinToken, MeshId, OperatorPin, TokenId, TokenSeed};
+use carrick_types::{CaPin, Credential, JoinToken, MeshId, OperatorPin, Role, TokenId, TokenSeed};
 
 #[test]
 fn a_token_among_the_arguments_leaves_the_process_list() {
@@ -114,11 +114,56 @@ impl Drop for Node {
 
 #[test]
 fn a_token_in_the_wrong_place_is_not_printed_again() {
-    for arguments in [["node", "carrick_join_1_SECRET"], ["carrick_join_1_SECRET", "node"]] {
+    for arguments in [
+        ["node", "carrick_join_1_SECRET"],
+        ["carrick_join_1_SECRET", "node"],
+        ["operator", "carrick_operator_1_SECRET"],
+    ] {
         let output =
             std::process::Command::new(env!("CARGO_BIN_EXE_carrick")).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
         let said = [output.stdout, output.stderr].concat();
         assert!(!said.is_empty() && !String::from_utf8_lossy(&said).contains("SECRET"));
     }
+}
+
+#[test]
+fn an_operators_key_in_place_of_its_file_is_not_printed_again() {
+    for arguments in [
+        &["token", "create", "--cluster", "east", "--key-file"][..],
+        &["bundle", "edit", "--key-file"],
+        &["operator", "init", "--key-file"],
+        &["operator", "init", "--former-key-file"],
+    ] {
+        let credential = credential();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carrick"));
+        command.args(arguments).arg("carrick_operator_1_SECRET").arg("--credential").arg(credential);
+        // Nobody listens there.
+        let output = command.args(["--coordinator", "https://127.0.0.1:1"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!String::from_utf8_lossy(&said).contains("SECRET"), "{}", String::from_utf8_lossy(&said));
+    }
+}
+
+#[test]
+fn a_passphrase_is_taken_from_a_file_only() {
+    for arguments in
+        [["operator", "init", "--passphrase", "hunter2"], ["bundle", "edit", "--passphrase", "hunter2"]]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_carrick")).args(arguments).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "there is no argument that would stand in the process list"
+        );
+    }
+}
+
+/// A credential for a coordinator that is not there.
+fn credential() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("secrecy.credential");
+    let credential = Credential::new(Role::Admin, CaPin::from_bytes([1; 32]).unwrap(), [2; 32]);
+    fs::write(&path, credential.to_string()).unwrap();
+    path
 }

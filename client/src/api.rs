@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carrick_types::Credential;
+use carrick_types::{CaPin, Credential};
 use carrick_wire::api::Problem;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -73,6 +73,11 @@ impl Api {
         &self.url
     }
 
+    /// The authority that the coordinator's TLS chain ends in.
+    pub const fn ca(&self) -> CaPin {
+        self.credential.ca()
+    }
+
     /// Reads a resource.
     ///
     /// # Errors
@@ -88,6 +93,15 @@ impl Api {
     pub async fn post<B: Serialize, A: DeserializeOwned>(&self, path: &str, body: &B) -> Result<A, ApiError> {
         let body = serde_json::to_vec(body).expect("requests of the API are plain data");
         self.call(Method::POST, path, body.into()).await
+    }
+
+    /// Puts a JSON body in place of a resource.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn put<B: Serialize, A: DeserializeOwned>(&self, path: &str, body: &B) -> Result<A, ApiError> {
+        let body = serde_json::to_vec(body).expect("requests of the API are plain data");
+        self.call(Method::PUT, path, body.into()).await
     }
 
     /// Deletes a resource.

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use carrick_attest::{AttestationResult, Evidence, Grant, Kind, Statement, Subject, appraise, grant, token};
+use carrick_attest::{
+    AttestationResult, Evidence, Grant, Kind, Statement, Subject, appraise, follows, grant, token,
+};
 use carrick_types::{
     Cidr, NodeId, TokenId, UnixTime, WireGuardKey, check_named_prefix_claim, check_prefix_claim,
 };
@@ -11,7 +13,8 @@ use carrick_wire::{api::TokenState, hello::Hello, session::MAX_ENDPOINTS};
 use crate::{
     netmap,
     refusal::{MAX_PREFIXES, Refused},
-    state::{LoggedEntry, Membership, MeshState, NodeRecord},
+    state::{LoggedEntry, Membership, MeshState, NodeRecord, Suspension},
+    statements::Statements,
     store::TokenRecord,
 };
 
@@ -117,25 +120,48 @@ fn returning(
         trust: hello.trust,
         ..member.clone()
     };
+    if matches!(member.membership, Membership::Suspended(Suspension::Evidence { .. })) {
+        return wanting(state, member, next, proven, now);
+    }
     let before = member.statements();
     let runtime = |statements: &[Statement]| {
         let identity = statements.iter().find(|statement| statement.evidence.kind() == Kind::Identity);
         identity.map(|statement| statement.moment.runtime_digest)
     };
     let shows_more = proven.statements.iter().any(|statement| statement.evidence.kind() != Kind::Identity);
-    if shows_more || next.prefixes != member.prefixes || runtime(&before) != runtime(&proven.statements) {
+    if shows_more || next.prefixes != member.prefixes || runtime(before) != runtime(&proven.statements) {
         let mut statements = with_token_of(member, &proven.statements);
         if !shows_more {
-            statements.extend(before.into_iter().filter(|statement| statement.evidence.kind().ages()));
+            statements.extend(before.iter().filter(|statement| statement.evidence.kind().ages()).cloned());
         }
         return grant_to(state, next, &statements, None, now);
     }
-    if matches!(member.membership, Membership::Suspended(_)) && judge(state, &next, &before, now).is_ok() {
+    if matches!(member.membership, Membership::Suspended(_)) && judge(state, &next, before, now).is_ok() {
         let revision = state.revision.next();
         let membership = Membership::Active;
         return Ok(Plan::Resume(NodeRecord { membership, revision, grant_revision: revision, ..next }));
     }
-    Ok(if next == *member { Plan::Welcome(member.id) } else { Plan::Update(next) })
+    Ok(unchanged(member, next))
+}
+
+/// A member whose evidence was found wanting. What it showed before does not count any more, or it would only have to come again.
+/// Where what it shows now is not enough either, it stays suspended, and is asked for more in its session.
+fn wanting(
+    state: &MeshState,
+    member: &NodeRecord,
+    next: NodeRecord,
+    proven: &ProvenHello,
+    now: UnixTime,
+) -> Result<Plan, Refused> {
+    let statements = with_token_of(member, &proven.statements);
+    match grant_to(state, next.clone(), &statements, None, now) {
+        Err(Refused::Evidence(_)) if next.prefixes == member.prefixes => Ok(unchanged(member, next)),
+        decided => decided,
+    }
+}
+
+fn unchanged(member: &NodeRecord, next: NodeRecord) -> Plan {
+    if next == *member { Plan::Welcome(member.id) } else { Plan::Update(next) }
 }
 
 fn joining(
@@ -186,7 +212,7 @@ fn joining(
         overlay_index,
         prefixes: hello.prefixes.clone(),
         endpoints: vec![],
-        statements: [].into(),
+        statements: Statements::default(),
         logged: LoggedEntry { position: 0, text: "".into() },
         grant_revision: state.revision,
         trust: hello.trust,
@@ -198,7 +224,8 @@ fn joining(
     grant_to(state, node, &statements, Some(entrance), now)
 }
 
-/// Grants a node what its evidence and its prefixes allow.
+/// Grants a node what its evidence, which must follow what it showed before, and its prefixes allow. `node` has the statements of
+/// before.
 fn grant_to(
     state: &MeshState,
     node: NodeRecord,
@@ -207,12 +234,13 @@ fn grant_to(
     now: UnixTime,
 ) -> Result<Plan, Refused> {
     let result = judge(state, &node, statements, now)?;
+    follows(&node.statements(), statements)?;
     let allowed = result.capability().and_then(|capability| capability.prefixes.as_deref());
     check_prefixes(state, node.id, &node.prefixes, allowed)?;
     let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));
     let revision = state.revision.next();
     let node = NodeRecord {
-        statements: statements.iter().map(Statement::to_text).collect(),
+        statements: Statements::of(statements),
         revision,
         grant_revision: revision,
         membership: Membership::Active,
@@ -236,9 +264,8 @@ pub(crate) fn judge(
 
 /// New evidence, and the token by which the node once came in.
 fn with_token_of(member: &NodeRecord, statements: &[Statement]) -> Vec<Statement> {
-    let token =
-        member.statements().into_iter().filter(|statement| statement.evidence.kind() == Kind::JoinToken);
-    statements.iter().cloned().chain(token).collect()
+    let token = member.statements().iter().filter(|statement| statement.evidence.kind() == Kind::JoinToken);
+    statements.iter().chain(token).cloned().collect()
 }
 
 fn check_token(token: &TokenRecord, hello: &Hello, now: UnixTime) -> Result<(), Refused> {

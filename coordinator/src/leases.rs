@@ -10,7 +10,7 @@ use std::{
 };
 
 use carrick_types::{NodeId, UnixTime};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -55,6 +55,13 @@ impl Leases {
         self.lock().pulse.is_some_and(|pulse| pulse.elapsed() < PULSE)
     }
 
+    /// Waits until leases are being looked at.
+    pub(crate) async fn vouching(&self) {
+        while !self.vouches() {
+            sleep(TICK).await;
+        }
+    }
+
     /// When the lease of a node lapses unless it is renewed.
     pub(crate) fn expires(&self, state: &MeshState, node: &NodeRecord) -> UnixTime {
         let left = (self.lock().last(node.id) + state.policy_of(node).lease.lease())
@@ -77,12 +84,24 @@ impl Leases {
             let mut lapsed = self.lapsed(&state);
             if count.is_multiple_of(LOOK_AT_EVIDENCE) {
                 lapsed.extend(too_old(&state, now()));
+                if let Err(error) = mesh.store_suspensions().await {
+                    tracing::warn!(%error, "suspensions not stored yet");
+                }
             }
             count += 1;
+            let decided = Instant::now();
             for (node, why) in lapsed {
-                // What could not be stored is in force all the same, and tried again with the next tick.
+                let silent = why == Suspension::Silent;
+                // What could not be stored is in force all the same, and tried again later.
                 if let Err(error) = mesh.suspend(node, why, now()).await {
                     tracing::warn!(%node, %error, "suspension not stored");
+                }
+                // Others may have been served first, and the node have been heard meanwhile.
+                if silent
+                    && self.lock().last(node) >= decided
+                    && let Err(error) = mesh.resume(node, now()).await
+                {
+                    tracing::warn!(%node, %error, "not resumed");
                 }
             }
             self.lock().pulse = Some(Instant::now());
@@ -150,6 +169,19 @@ mod tests {
             leases.heard(node(2, 2).id);
         }
         assert_eq!(leases.lapsed(&state), [(node(1, 1).id, Suspension::Silent)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_session_opens_while_nobody_looks_at_leases() {
+        let leases = Leases::new();
+        let opens = async |leases: &Leases| {
+            tokio::time::timeout(Duration::from_secs(60), leases.vouching()).await.is_ok()
+        };
+        assert!(!opens(&leases).await, "before anybody does");
+        leases.lock().pulse = Some(Instant::now());
+        assert!(opens(&leases).await);
+        tokio::time::advance(PULSE).await;
+        assert!(!opens(&leases).await, "nor after whoever did is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,10 +6,12 @@
 //!
 //! Start at [`Coordinator::start`]. Path relays, evidence beyond join tokens and a replicated store are not here yet.
 
+mod activation;
 mod address;
 mod admission;
 mod api;
 mod app;
+mod bundle;
 mod config;
 mod connection;
 mod coordinator;
@@ -27,6 +29,7 @@ mod serve;
 mod session;
 mod setup;
 mod state;
+mod statements;
 mod store;
 mod stun;
 mod tls;

@@ -1,9 +1,19 @@
 //! The one owner of the mesh: a thread that commits each change to the store and then publishes the state it leads to.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
-use carrick_attest::{Bytes, Grant, SignedBundle, Statement, policy::BundleError};
-use carrick_types::{CoordinatorSecret, NodeId, OperatorPin, TokenId, UnixTime, WireGuardKey};
+use carrick_attest::{
+    Bytes, Evidence, Grant, SignedBundle, Statement, kubernetes::JwtId, policy::BundleError,
+};
+use carrick_types::{CoordinatorSecret, NodeId, TokenId, UnixTime, WireGuardKey};
 use carrick_wire::{
     api::{LogPage, Refusal, Revocation, Token},
     log::{Decision, Entry},
@@ -17,6 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admission::{self, Entrance, Plan, ProvenHello},
+    bundle,
     rate::Rate,
     refusal::Refused,
     state::{LoggedEntry, Membership, MeshState, NodeRecord, PublishedBundle, Suspension},
@@ -28,6 +39,9 @@ use crate::{
 pub(crate) struct Mesh {
     jobs: mpsc::Sender<Job>,
     state: watch::Receiver<Arc<MeshState>>,
+    refused: watch::Sender<Option<Arc<Refusal>>>,
+    /// Whether suspensions are in force that are not on disk.
+    owes: Arc<AtomicBool>,
 }
 
 /// Resolves when the owner's thread has ended, for whatever reason.
@@ -81,8 +95,17 @@ impl Mesh {
         let first = Arc::new(store.load(&key)?);
         let (publish, state) = watch::channel(first);
         let (jobs, mut waiting) = mpsc::channel::<Job>(MAX_WAITING);
+        let owes = Arc::new(AtomicBool::new(false));
         let (alive, ended) = oneshot::channel();
-        let owner = Owner { store, publish, key, changes: BTreeMap::new(), doubt: false };
+        let owner = Owner {
+            store,
+            publish,
+            key,
+            changes: BTreeMap::new(),
+            unstored: BTreeMap::new(),
+            owes: owes.clone(),
+            doubt: false,
+        };
         let run = move || {
             // Whatever a job does, these go in this order: the store, what is held for it, the sign of life.
             let _alive: oneshot::Sender<()> = alive;
@@ -94,7 +117,7 @@ impl Mesh {
         };
         let thread = thread::Builder::new().name("mesh".to_owned()).spawn(run);
         thread.map_err(|source| crate::StartError::System { action: "start the mesh thread", source })?;
-        Ok((Self { jobs, state }, ended))
+        Ok((Self { jobs, state, refused: watch::Sender::new(None), owes }, ended))
     }
 
     /// The state at this moment.
@@ -138,23 +161,40 @@ impl Mesh {
         self.call(move |owner| owner.suspend(id, why, now)).await?
     }
 
+    /// Stores the suspensions that are in force and could not be stored before. Where there are none, it waits for nobody.
+    pub(crate) async fn store_suspensions(&self) -> Result<(), StoreError> {
+        if self.owes.load(Ordering::Relaxed) { self.call(Owner::store_suspensions).await? } else { Ok(()) }
+    }
+
     /// Something was heard of a node that was suspended for its silence.
     pub(crate) async fn resume(&self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
         self.call(move |owner| owner.resume(id, now)).await?
     }
 
     /// Puts a policy bundle into force. Nodes whose evidence is not enough under it are suspended.
-    pub(crate) async fn publish(&self, signed: SignedBundle, now: UnixTime) -> Result<(), PublishError> {
+    /// Answers which, and why.
+    pub(crate) async fn publish(
+        &self,
+        signed: SignedBundle,
+        now: UnixTime,
+    ) -> Result<Vec<(Arc<NodeRecord>, String)>, PublishError> {
         self.call(move |owner| owner.publish_bundle(signed, now)).await?
     }
 
     /// Notes that somebody was refused, for people to read.
     pub(crate) async fn note_refusal(&self, refusal: Refusal) {
+        let last = Arc::new(refusal.clone());
         // Whether it was noted changes nothing for whoever was refused.
         let noted = self.call(move |owner| owner.store.note_refusal(&refusal)).await;
         if let Ok(Err(error)) | Err(error) = noted {
             warn!(%error, "refusal not noted");
         }
+        self.refused.send_replace(Some(last));
+    }
+
+    /// The last refusal, and every one that follows; of several at once only the last.
+    pub(crate) fn watch_refusals(&self) -> watch::Receiver<Option<Arc<Refusal>>> {
+        self.refused.subscribe()
     }
 
     /// Who was refused, the last first.
@@ -215,6 +255,13 @@ impl Mesh {
     }
 }
 
+/// A suspension that is not on disk.
+struct Unstored {
+    why: Suspension,
+    /// What the log still has to say of it.
+    entry: Option<Entry>,
+}
+
 struct Owner {
     store: Store,
     publish: watch::Sender<Arc<MeshState>>,
@@ -222,6 +269,9 @@ struct Owner {
     key: CoordinatorSecret,
     /// How often each member changed something.
     changes: BTreeMap<NodeId, Rate>,
+    /// Suspensions that are in force, and not on disk: a disk that is full must not keep anybody in.
+    unstored: BTreeMap<NodeId, Unstored>,
+    owes: Arc<AtomicBool>,
     /// A commit failed, so what is on disk may be newer than what is published.
     doubt: bool,
 }
@@ -239,7 +289,8 @@ impl Owner {
             None => None,
             Some(token) => self.store.token(&token.id)?,
         };
-        self.follow(&state, admission::plan(&state, proven, token.as_ref(), now)?, now)
+        let shown = self.unshown(&proven.statements)?;
+        self.follow(&state, admission::plan(&state, proven, token.as_ref(), now)?, &shown, now)
     }
 
     fn renew(
@@ -255,19 +306,49 @@ impl Owner {
         if self.store.is_former_key(&key)? {
             return Err(Refused::FormerKey);
         }
-        self.follow(&state, admission::renew(&state, member, key, statements, now)?, now)
+        let shown = self.unshown(statements)?;
+        self.follow(&state, admission::renew(&state, member, key, statements, now)?, &shown, now)
     }
 
-    /// Does what was decided about a node.
-    fn follow(&mut self, state: &MeshState, plan: Plan, now: UnixTime) -> Result<Arc<NodeRecord>, Refused> {
+    /// The ids of the service-account tokens in new evidence, none of which was shown before.
+    fn unshown(&self, statements: &[Statement]) -> Result<Vec<JwtId>, Refused> {
+        let mut ids = Vec::new();
+        for statement in statements {
+            if let Evidence::Kubernetes(evidence) = &statement.evidence
+                // What is no token is for the appraisal to refuse.
+                && let Some(id) = evidence.jwt_id()
+            {
+                if self.store.was_shown(&id)? {
+                    return Err(id.shown_again().into());
+                }
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Does what was decided about a node, which showed these tokens.
+    fn follow(
+        &mut self,
+        state: &MeshState,
+        plan: Plan,
+        shown: &[JwtId],
+        now: UnixTime,
+    ) -> Result<Arc<NodeRecord>, Refused> {
         match plan {
             Plan::Welcome(id) => state.nodes.get(&id).cloned().ok_or(Refused::Stopping),
             Plan::Update(node) => Ok(self.update(state, node, None)?),
             Plan::Resume(node) => {
-                let decision = Decision::Resumed { node: node.id };
-                Ok(self.update(state, node, Some(Entry { at: now, decision }))?)
+                let entry = self.resumed(node.id, now);
+                Ok(self.update(state, node, entry)?)
             }
-            Plan::Grant { node, grant, entrance } => Ok(self.grant(state, node, grant, entrance, now)?),
+            Plan::Grant { node, grant, entrance } => {
+                // Before the grant: should this process end in between, the node shows another token.
+                if !shown.is_empty() {
+                    self.store.note_shown(shown, now)?;
+                }
+                Ok(self.grant(state, node, grant, entrance, now)?)
+            }
         }
     }
 
@@ -296,24 +377,51 @@ impl Owner {
 
     fn suspend(&mut self, id: NodeId, why: Suspension, now: UnixTime) -> Result<(), StoreError> {
         let state = self.state()?;
-        let Some(node) = state.nodes.get(&id).filter(|node| node.is_active()) else { return Ok(()) };
+        let Some(node) = state.nodes.get(&id) else { return Ok(()) };
+        let entry = match (&node.membership, &why) {
+            (Membership::Active, _) => {
+                let decision = Decision::Suspended { node: id, reason: why.why().to_owned() };
+                Some(Entry { at: now, decision })
+            }
+            // Being heard does not help it any more. For its peers, nothing changes.
+            (Membership::Suspended(Suspension::Silent), Suspension::Evidence { .. }) => None,
+            (Membership::Suspended(_) | Membership::Revoked(_), _) => return Ok(()),
+        };
         warn!(node = %id, name = %node.name, why = why.why(), "node suspended");
-        let decision = Decision::Suspended { node: id, reason: why.why().to_owned() };
-        let membership = Membership::Suspended(why);
-        let next = NodeRecord { membership, revision: state.revision.next(), ..NodeRecord::clone(node) };
-        let stored = self.update(&state, next.clone(), Some(Entry { at: now, decision }));
+        let next = suspended(&state, node, why.clone());
+        let stored = self.update(&state, next.clone(), entry.clone());
         if stored.is_err() {
-            // A disk that is full must not keep anybody in.
+            let entry = entry.or_else(|| self.unstored.remove(&id)?.entry);
+            self.unstored.insert(id, Unstored { why, entry });
+            self.owes.store(true, Ordering::Relaxed);
             self.publish.send_replace(Arc::new(state.with(next)));
         }
         stored.map(drop)
+    }
+
+    fn store_suspensions(&mut self) -> Result<(), StoreError> {
+        while let Some(id) = self.unstored.first_key_value().map(|(id, _)| *id) {
+            let state = self.state()?;
+            match state.nodes.get(&id) {
+                Some(node) => drop(self.update(&state, NodeRecord::clone(node), None)?),
+                None => drop(self.unstored.remove(&id)),
+            }
+        }
+        self.owes.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What the log says of a node that is accepted again: nothing, where it never came to say that it was not.
+    fn resumed(&self, id: NodeId, now: UnixTime) -> Option<Entry> {
+        let unsaid = self.unstored.get(&id).is_some_and(|unstored| unstored.entry.is_some());
+        (!unsaid).then_some(Entry { at: now, decision: Decision::Resumed { node: id } })
     }
 
     fn resume(&mut self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
         let state = self.state()?;
         let Some(node) = state.nodes.get(&id) else { return Ok(()) };
         let silent = matches!(node.membership, Membership::Suspended(Suspension::Silent));
-        if silent && admission::judge(&state, node, &node.statements(), now).is_ok() {
+        if silent && admission::judge(&state, node, node.statements(), now).is_ok() {
             info!(node = %id, name = %node.name, "node resumed");
             let revision = state.revision.next();
             let next = NodeRecord {
@@ -322,34 +430,20 @@ impl Owner {
                 grant_revision: revision,
                 ..NodeRecord::clone(node)
             };
-            let entry = Entry { at: now, decision: Decision::Resumed { node: id } };
-            self.update(&state, next, Some(entry))?;
+            let entry = self.resumed(id, now);
+            self.update(&state, next, entry)?;
         }
         Ok(())
     }
 
-    fn publish_bundle(&mut self, signed: SignedBundle, now: UnixTime) -> Result<(), PublishError> {
+    fn publish_bundle(
+        &mut self,
+        signed: SignedBundle,
+        now: UnixTime,
+    ) -> Result<Vec<(Arc<NodeRecord>, String)>, PublishError> {
         let state = self.state()?;
-        let before = &state.bundle.trusted;
-        let trusted = signed.open(&OperatorPin::of(&before.operator()), &state.mesh)?;
-        let (found, seen) = (trusted.get().version, before.get().version);
-        if found <= seen {
-            return Err(BundleError::Older { found, seen }.into());
-        }
-        if now >= trusted.get().expires_at {
-            return Err(BundleError::Expired(trusted.get().expires_at).into());
-        }
-        if trusted.get().coordinator_key != self.key.public() {
-            return Err(PublishError::OtherCoordinator(self.key.public()));
-        }
-        // Whoever believes a former operator is led to this one by every step that there ever was.
-        let mut successions = state.bundle.signed.successions.clone();
-        for step in &signed.successions {
-            if !successions.contains(step) {
-                successions.push(step.clone());
-            }
-        }
-        let signed = SignedBundle { successions, ..signed };
+        let PublishedBundle { signed, trusted } = bundle::follow(&state, signed, self.key.public(), now)?;
+        let found = trusted.get().version;
         let sha256 = Bytes(Sha256::digest(signed.bundle.text()).into());
         let operator = trusted.operator();
         let decision = Decision::BundlePublished { version: found, operator, sha256 };
@@ -361,12 +455,15 @@ impl Owner {
         next.log = self.store.log_state(state.mesh, &self.key);
         let next = Arc::new(next);
         self.publish.send_replace(next.clone());
-        for node in next.active() {
-            if let Err(why) = admission::judge(&next, node, &node.statements(), now) {
-                self.suspend(node.id, Suspension::Evidence { why: why.to_string() }, now)?;
-            }
+        let cut_off = bundle::cut_off(&next, &next.bundle.trusted, now);
+        let mut stored = Ok(());
+        for (node, why) in &cut_off {
+            // One that cannot be stored must not keep the others in.
+            let suspended = self.suspend(node.id, Suspension::Evidence { why: why.clone() }, now);
+            stored = stored.and(suspended);
         }
-        Ok(())
+        stored?;
+        Ok(cut_off)
     }
 
     fn count_change(&mut self, id: NodeId) -> Result<(), Refused> {
@@ -450,8 +547,16 @@ impl Owner {
     fn state(&mut self) -> Result<Arc<MeshState>, StoreError> {
         if self.doubt {
             self.store.reload_log()?;
-            let loaded = Arc::new(self.store.load(&self.key)?);
-            self.publish.send_replace(loaded);
+            let mut loaded = self.store.load(&self.key)?;
+            // No revision is given twice: whoever was told of one would not hear of the other.
+            loaded.revision = loaded.revision.max(self.publish.borrow().revision);
+            for (id, Unstored { why, .. }) in &self.unstored {
+                if let Some(node) = loaded.nodes.get(id).filter(|node| !node.is_revoked()) {
+                    let node = suspended(&loaded, node, why.clone());
+                    loaded = loaded.with(node);
+                }
+            }
+            self.publish.send_replace(Arc::new(loaded));
             self.doubt = false;
         }
         Ok(self.publish.borrow().clone())
@@ -463,7 +568,13 @@ impl Owner {
         node: NodeRecord,
         entry: Option<Entry>,
     ) -> Result<Arc<NodeRecord>, StoreError> {
-        let written = self.store.update(&node, entry.as_ref());
+        let unsaid = match &node.membership {
+            Membership::Suspended(_) => {
+                self.unstored.get(&node.id).and_then(|unstored| unstored.entry.clone())
+            }
+            Membership::Active | Membership::Revoked(_) => None,
+        };
+        let written = self.store.update(&node, entry.or(unsaid).as_ref());
         self.settle(state, node, written)
     }
 
@@ -493,6 +604,7 @@ impl Owner {
     ) -> Result<Arc<NodeRecord>, StoreError> {
         self.noted(written)?;
         let id = node.id;
+        self.unstored.remove(&id);
         let mut next = state.with(node);
         if self.store.next_position() > state.log.head.size {
             next.log = self.store.log_state(state.mesh, &self.key);
@@ -503,8 +615,16 @@ impl Owner {
     }
 }
 
+/// A node as it is from the next revision on: not accepted for now.
+fn suspended(state: &MeshState, node: &NodeRecord, why: Suspension) -> NodeRecord {
+    let membership = Membership::Suspended(why);
+    NodeRecord { membership, revision: state.revision.next(), ..node.clone() }
+}
+
 #[cfg(test)]
 mod tests {
+    mod suspensions;
+
     use carrick_attest::{Bundle, Kind, Subject};
     use carrick_types::{
         ChallengeKey, Cidr, ClusterName, IdentitySecret, LeaseProfile, OperatorSecret, Revision, TokenSeed,
@@ -733,6 +853,20 @@ mod tests {
         assert!(outcomes[..10].iter().all(Result::is_ok));
         assert_eq!(outcomes.last(), Some(&Err(RefusalCode::Unavailable)));
         mesh.join(hello(2, "b", &[]), NOW).await.expect("others are not concerned");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_another_operator_signed_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mesh, _ended) = mesh(dir.path(), 1).await;
+        let stranger = OperatorSecret::from_bytes([99; 32]);
+        let known = token(1);
+        let mut capability = known.capability.clone();
+        capability.token = TokenId::from_bytes([8; 10]);
+        let signed = carrick_attest::Signed::seal(&capability, &stranger);
+        let refused = mesh.add_token(TokenRecord { signed, capability, ..known }, NOW).await.unwrap_err();
+        assert!(matches!(refused, TokenError::Forged), "{refused}");
+        assert_eq!(mesh.tokens(NOW).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -81,7 +81,10 @@ pub(crate) fn allowed_ips(state: &MeshState, node: &NodeRecord) -> Vec<Cidr> {
 /// `None` where the log does not have what the node was granted, which no commit leads to.
 fn peer(state: &MeshState, tree: &Tree, node: &NodeRecord, with_grant: bool) -> Option<Peer> {
     let grant = || {
-        Some(GrantProof { logged: logged(state, tree, &node.logged)?, statements: node.statements.to_vec() })
+        Some(GrantProof {
+            logged: logged(state, tree, &node.logged)?,
+            statements: node.statements.texts().to_vec(),
+        })
     };
     let grant = if with_grant { Some(grant()?) } else { None };
     Some(Peer { id: node.id, endpoints: node.endpoints.clone(), grant })

@@ -104,7 +104,7 @@ impl HeldOperator {
             ..bundle.clone()
         };
         match self.sign_bundle(&state.bundle, &next) {
-            Some(signed) => mesh.publish(signed, now).await,
+            Some(signed) => mesh.publish(signed, now).await.map(drop),
             None => {
                 warn!(expires_at = %bundle.expires_at, "the policy bundle expires soon: `carrick bundle edit`, sign and push");
                 Ok(())

@@ -6,8 +6,11 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use carrick_attest::{Bytes, Kind, Subject};
-use carrick_types::{ChallengeKey, NodeId, Revision, WireGuardSecret};
+use carrick_attest::{
+    Bytes, Kind, Subject,
+    tpm::{Activation, Keys},
+};
+use carrick_types::{ChallengeKey, MeshId, NodeId, Revision, WireGuardSecret};
 use carrick_wire::{
     hello::{Head, Heartbeat, Hello, Proof, Request},
     session::{
@@ -24,6 +27,7 @@ use tokio_tungstenite::tungstenite;
 use tracing::{debug, info, warn};
 
 use crate::{
+    activation,
     admission::{self, ProvenHello},
     app::{App, now},
     connection::Connection,
@@ -39,6 +43,8 @@ use crate::{
 const HELLO: Duration = Duration::from_secs(10);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
+/// How long a session may wait for somebody to look after leases.
+const VOUCH: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(5);
 /// How long a node may take to show new evidence: a TPM is slow, and several ask it at once.
 const EVIDENCE: Duration = Duration::from_secs(60);
@@ -66,8 +72,16 @@ impl<R: Into<Refused>> From<R> for End {
 
 /// Serves one node until its session ends.
 pub(crate) async fn run(socket: WebSocket, connection: Arc<Connection>, app: Arc<App>) {
-    let mut session =
-        Session { socket, connection, app, node: None, known: None, asked: None, heard: Instant::now() };
+    let mut session = Session {
+        socket,
+        connection,
+        app,
+        node: None,
+        known: None,
+        asked: None,
+        activation: None,
+        heard: Instant::now(),
+    };
     let end = match session.serve().await {
         Ok(never) => match never {},
         Err(end) => end,
@@ -87,6 +101,8 @@ struct Session {
     known: Option<Known>,
     /// What the node was asked to prove itself against, and has not answered yet.
     asked: Option<Asked>,
+    /// The credential that the node was given, and has not used yet.
+    activation: Option<Activation>,
     heard: Instant,
 }
 
@@ -104,6 +120,13 @@ struct Asked {
     request: Request,
     secret: WireGuardSecret,
     until: Instant,
+}
+
+impl Asked {
+    /// Whether an answer is in time.
+    fn is_open(&self, now: Instant) -> bool {
+        now < self.until
+    }
 }
 
 /// What a session keeps of its node.
@@ -192,11 +215,16 @@ impl Session {
         let bundle = self.app.mesh.state().bundle.signed.clone();
         self.send(&ToNode::Challenge(Challenge { request: request.clone(), bundle })).await?;
 
-        let deadline = Instant::now() + HELLO;
+        let tpms = takes_tpms(&self.app.mesh.state());
+        let deadline = Instant::now() + if tpms { EVIDENCE } else { HELLO };
         let hello = loop {
             let message = timeout_at(deadline, self.socket.next()).await.map_err(|_| End::Silent)?;
             match self.understand(message)? {
                 Some(ToCoordinator::Hello(hello)) => break *hello,
+                // Once: making a credential costs about as much as the handshake that brought the node here.
+                Some(ToCoordinator::Activate(keys)) if tpms && self.activation.is_none() => {
+                    self.activate(*keys).await?;
+                }
                 Some(_) => return Err(Refused::Protocol("the first message of a session is a hello").into()),
                 None => {}
             }
@@ -208,17 +236,27 @@ impl Session {
             wireguard_key: hello.proof.wireguard_key,
         };
         let verified = hello.proof.verify(&subject, &request, &secret, &self.connection.exporter, now());
-        let statements = verified.map_err(Refused::from)?;
-        let id = NodeId::of(&hello.identity_key);
-        self.node = Some(id);
-        let proven = ProvenHello { hello: hello.clone(), subject, statements };
-        match self.app.mesh.join(proven, now()).await {
+        let joined = match verified {
+            Ok(statements) => {
+                self.node = Some(NodeId::of(&hello.identity_key));
+                match activation::confirm(self.activation.take(), &subject, &statements) {
+                    Ok(()) => {
+                        let proven = ProvenHello { hello: hello.clone(), subject, statements };
+                        self.app.mesh.join(proven, now()).await
+                    }
+                    Err(refused) => Err(refused),
+                }
+            }
+            Err(unproven) => Err(unproven.into()),
+        };
+        match joined {
             Ok(node) => {
                 self.connection.slot.known();
                 Ok((node, hello))
             }
             Err(refused) => {
-                let refusal = refused.shown(Some(id), &hello.name, &hello.cluster, now());
+                // Nobody who proves nothing is called a node.
+                let refusal = refused.shown(self.node, &hello.name, &hello.cluster, now());
                 if self.app.refusals.lock().await.allows(Instant::now()) {
                     self.app.mesh.note_refusal(refusal).await;
                 }
@@ -227,23 +265,16 @@ impl Session {
         }
     }
 
-    /// Something fresh that a node must prove itself against.
+    /// Makes a node a credential that only the TPM with its keys can open.
+    async fn activate(&mut self, keys: Keys) -> Result<(), End> {
+        let (activation, credential) = activation::begin(keys)?;
+        self.send(&ToNode::Credential(Box::new(credential))).await?;
+        self.activation = Some(activation);
+        Ok(())
+    }
+
     fn request(&self) -> Result<(Request, WireGuardSecret), Refused> {
-        let mut random = [0; 64];
-        getrandom::fill(&mut random).map_err(|_| Refused::Stopping)?;
-        let (salt, secret) = random.split_at(32);
-        let secret = WireGuardSecret::from_bytes(secret.try_into().map_err(|_| Refused::Stopping)?);
-        let head = self.app.mesh.state().log.head;
-        let request = Request {
-            mesh: self.app.id,
-            log_size: head.size,
-            log_head: head.head,
-            salt: Bytes(salt.try_into().map_err(|_| Refused::Stopping)?),
-            // An X25519 public key of an honest secret is never of low order.
-            challenge_key: ChallengeKey::from_bytes(*secret.public().as_bytes())
-                .map_err(|_| Refused::Stopping)?,
-        };
-        Ok((request, secret))
+        request(self.app.id, self.app.mesh.state().log.head)
     }
 
     /// Sends what the node missed where it can build on what it has, else everything.
@@ -253,6 +284,8 @@ impl Session {
         id: NodeId,
         hello: &Hello,
     ) -> Result<Revision, End> {
+        // It vouches for the netmap, as the answer to a heartbeat does.
+        timeout(VOUCH, self.app.leases.vouching()).await.map_err(|_| Refused::Stopping)?;
         let state = states.borrow_and_update().clone();
         check_member(&state, id)?;
         let have = hello.have;
@@ -320,6 +353,13 @@ impl Session {
     ) -> Result<(), End> {
         match message {
             ToCoordinator::Hello(_) => Err(Refused::Protocol("a second hello").into()),
+            ToCoordinator::Activate(keys) => {
+                // A later one takes the place of the earlier one.
+                if self.asked.is_none() || !member.rates.proofs.allows(Instant::now()) {
+                    return Err(Refused::Protocol("a node wants credentials unasked, or too often").into());
+                }
+                self.activate(*keys).await
+            }
             ToCoordinator::Endpoints { candidates } => {
                 if !member.rates.endpoints.allows(Instant::now()) {
                     return Err(Refused::Protocol("endpoints change too often").into());
@@ -367,8 +407,7 @@ impl Session {
             return Err(Refused::Protocol("a heartbeat that was sent before").into());
         }
         member.heartbeat = Some(heartbeat.sequence);
-        let granted =
-            node.statements().into_iter().find(|statement| statement.evidence.kind() == Kind::Identity);
+        let granted = node.statements().iter().find(|statement| statement.evidence.kind() == Kind::Identity);
         if granted.is_some_and(|statement| statement.moment.runtime_digest != heartbeat.runtime_digest) {
             let why = "its agent is not the one that it was granted a key for".to_owned();
             self.app
@@ -379,7 +418,8 @@ impl Session {
             return Err(Refused::Protocol("the agent's executable changed while it ran").into());
         }
         self.app.leases.heard(member.id);
-        if !node.is_active() {
+        // Read after it was heard: whoever suspends it for its silence now looks again, and finds that it was heard.
+        if self.app.mesh.state().nodes.get(&member.id).is_some_and(|node| !node.is_active()) {
             self.app.mesh.resume(member.id, now()).await.map_err(Refused::from)?;
         }
         self.tell_changes(states, member.id).await?;
@@ -389,12 +429,13 @@ impl Session {
 
     /// Asks the node to show what it is, unless it was asked already.
     async fn ask(&mut self) -> Result<(), End> {
-        if self.asked.as_ref().is_some_and(|asked| Instant::now() < asked.until) {
+        if self.asked.as_ref().is_some_and(|asked| asked.is_open(Instant::now())) {
             return Ok(());
         }
         let (request, secret) = self.request()?;
         self.send(&ToNode::Attest(request.clone())).await?;
         self.asked = Some(Asked { request, secret, until: Instant::now() + EVIDENCE });
+        self.activation = None;
         Ok(())
     }
 
@@ -410,13 +451,21 @@ impl Session {
     /// New evidence: a new grant, or none any more.
     async fn renew(&mut self, proof: &Proof, id: NodeId) -> Result<(), End> {
         let asked = self.asked.take().ok_or(Refused::Protocol("evidence that nobody asked for"))?;
+        // It says what the node was when it was asked. Whoever holds it back may be something else by now.
+        if !asked.is_open(Instant::now()) {
+            return self.ask().await;
+        }
         let state = self.app.mesh.state();
         let node = check_member(&state, id)?;
         let subject = Subject { wireguard_key: proof.wireguard_key, ..node.subject(state.mesh) };
         let exporter = &self.connection.exporter;
         let verified = proof.verify(&subject, &asked.request, &asked.secret, exporter, now());
         let statements = verified.map_err(Refused::from)?;
-        match self.app.mesh.renew(id, proof.wireguard_key, statements, now()).await {
+        let renewed = match activation::confirm(self.activation.take(), &subject, &statements) {
+            Ok(()) => self.app.mesh.renew(id, proof.wireguard_key, statements, now()).await,
+            Err(refused) => Err(refused),
+        };
+        match renewed {
             Ok(_) => Ok(()),
             Err(refused) => {
                 self.app.mesh.note_refusal(refused.shown(Some(id), &node.name, &node.cluster, now())).await;
@@ -513,6 +562,31 @@ impl Session {
     }
 }
 
+/// Whether some cluster takes evidence of a TPM.
+fn takes_tpms(state: &MeshState) -> bool {
+    let bundle = state.policy();
+    let mut accepted = bundle.clusters.values().chain([&bundle.default]).flat_map(|policy| &policy.accept);
+    accepted.any(|set| set.contains(&Kind::Tpm))
+}
+
+/// Something fresh that a node must prove itself against.
+fn request(mesh: MeshId, head: Head) -> Result<(Request, WireGuardSecret), Refused> {
+    let mut random = [0; 64];
+    getrandom::fill(&mut random).map_err(|_| Refused::Stopping)?;
+    let (salt, secret) = random.split_at(32);
+    let secret = WireGuardSecret::from_bytes(secret.try_into().map_err(|_| Refused::Stopping)?);
+    let request = Request {
+        mesh,
+        log_size: head.size,
+        log_head: head.head,
+        salt: Bytes(salt.try_into().map_err(|_| Refused::Stopping)?),
+        // An X25519 public key of an honest secret is never of low order.
+        challenge_key: ChallengeKey::from_bytes(*secret.public().as_bytes())
+            .map_err(|_| Refused::Stopping)?,
+    };
+    Ok((request, secret))
+}
+
 /// Stores the endpoints that are not stored yet. Where the store cannot write, they wait for the next ping.
 async fn store_endpoints(mesh: &Mesh, id: NodeId, unstored: &mut Option<Vec<SocketAddr>>) {
     if let Some(endpoints) = unstored.as_ref() {
@@ -550,5 +624,33 @@ fn broken(error: axum::Error) -> End {
             Refused::Protocol("a text frame: session messages are binary").into()
         }
         Some(_) | None => End::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const HEAD: Head = Head { size: 1, head: Bytes([1; 32]) };
+
+    #[test]
+    fn of_a_hundred_thousand_requests_no_two_have_the_same_nonce() {
+        let mut nonces = BTreeSet::new();
+        for n in 0..100_000 {
+            let (request, _) = request(MeshId::from_bytes([1; 16]), HEAD).unwrap();
+            let moment = request.moment(&[2; 32], 1, Bytes([3; 32]));
+            assert!(nonces.insert(moment.nonce()), "number {n}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn evidence_that_is_held_back_is_too_late() {
+        let (request, secret) = request(MeshId::from_bytes([1; 16]), HEAD).unwrap();
+        let asked = Asked { request, secret, until: Instant::now() + EVIDENCE };
+        assert!(asked.is_open(Instant::now()));
+        tokio::time::advance(EVIDENCE).await;
+        assert!(!asked.is_open(Instant::now()));
     }
 }

@@ -18,6 +18,8 @@ use carrick_wire::{
 };
 use sha2::{Digest as _, Sha256};
 
+use crate::statements::Statements;
+
 /// Everything that is committed. Never changes: a change makes the next one.
 #[derive(Debug, Clone)]
 pub(crate) struct MeshState {
@@ -73,8 +75,8 @@ pub(crate) struct NodeRecord {
     pub(crate) overlay_index: u32,
     pub(crate) prefixes: Vec<Cidr>,
     pub(crate) endpoints: Vec<SocketAddr>,
-    /// The text of each statement that its grant names.
-    pub(crate) statements: Arc<[String]>,
+    /// What its grant names.
+    pub(crate) statements: Statements,
     /// Its grant; once it is revoked, its revocation.
     pub(crate) logged: LoggedEntry,
     /// The last revision in which peers had to be shown its grant.
@@ -133,8 +135,8 @@ impl NodeRecord {
     }
 
     /// What it showed for its grant.
-    pub(crate) fn statements(&self) -> Vec<Statement> {
-        self.statements.iter().filter_map(|text| Statement::from_text(text)).collect()
+    pub(crate) fn statements(&self) -> &[Statement] {
+        self.statements.parsed()
     }
 
     /// Whose evidence that is.
@@ -149,8 +151,8 @@ impl NodeRecord {
 
     /// When the oldest of its evidence that grows old was appraised.
     pub(crate) fn evidence_since(&self) -> Option<UnixTime> {
-        let ages = |statement: &Statement| statement.evidence.kind().ages();
-        self.statements().into_iter().filter(ages).map(|statement| statement.appraised_at).min()
+        let ages = |statement: &&Statement| statement.evidence.kind().ages();
+        self.statements().iter().filter(ages).map(|statement| statement.appraised_at).min()
     }
 }
 
@@ -334,7 +336,7 @@ pub(crate) mod tests {
             overlay_index: u32::from(n),
             prefixes: vec![Cidr::containing(IpAddr::from([10, n, 0, 0]), 24).unwrap()],
             endpoints: vec![],
-            statements: Arc::new([]),
+            statements: Statements::default(),
             logged: LoggedEntry { position: 0, text: "".into() },
             grant_revision: Revision(revision),
             trust: Trust::Evidence,

@@ -4,8 +4,12 @@
 
 mod support;
 
+use carrick_attest::{Bundle, Kind, Statement};
 use carrick_types::JoinToken;
-use carrick_wire::api::{Cluster, CreatedToken, Node as ApiNode, Token, TokenState, Topology};
+use carrick_wire::api::{
+    AppraisalPolicy, Cluster, CreatedToken, Node as ApiNode, NodeEvidence, NodeState, PutAppraisalPolicy,
+    Token, TokenState, Topology,
+};
 use http::Request;
 use http_body_util::BodyExt as _;
 use support::{Node, PATIENCE, Running, eventually, start};
@@ -196,6 +200,51 @@ async fn metrics_count_nodes_sessions_and_refusals() {
     let node: ApiNode = coordinator.get("/v1/nodes/a").await;
     assert_eq!(node.evidence[0].kind.as_str(), "join-token");
     drop(member);
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn a_bundle_that_is_tried_names_whom_it_would_suspend_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let token = coordinator.token("east", 1).await;
+    let _member = coordinator.join(&Node::new(1, "a"), Some(&token)).await.unwrap();
+    let before: AppraisalPolicy = coordinator.get("/v1/appraisal-policy").await;
+    let mut draft: Bundle = serde_json::from_str(before.signed.bundle.text()).unwrap();
+    draft.default.runtime_digests.insert("11".repeat(32));
+    let try_it = async |draft: &Bundle| {
+        let put = PutAppraisalPolicy { signed: None, draft: Some(Box::new(draft.clone())) };
+        let body = serde_json::to_string(&put).unwrap();
+        coordinator.ask("PUT", "/v1/appraisal-policy?dry_run=true", Some(&body)).await
+    };
+    let old = try_it(&draft).await;
+    assert_eq!(old.status, 409, "{:?}", old.body);
+    assert!(old.problem().detail.contains("versions only rise"));
+    draft.version += 1;
+    let answer: AppraisalPolicy = try_it(&draft).await.json();
+    assert_eq!(answer.suspends.len(), 1);
+    assert_eq!(answer.suspends[0].name.as_str(), "a");
+    assert!(answer.suspends[0].why.contains("runtime digest"), "{}", answer.suspends[0].why);
+    assert_eq!(coordinator.get::<AppraisalPolicy>("/v1/appraisal-policy").await, before);
+    let node: ApiNode = coordinator.get("/v1/nodes/a").await;
+    assert_eq!(node.state, NodeState::Active);
+    let junk = coordinator.ask("PUT", "/v1/appraisal-policy?dry=1", Some("{}")).await;
+    assert_eq!(junk.status, 400, "{:?}", junk.body);
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn the_statements_of_a_node_are_those_that_its_grant_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let token = coordinator.token("east", 1).await;
+    let _member = coordinator.join(&Node::new(1, "a"), Some(&token)).await.unwrap();
+    let evidence: NodeEvidence = coordinator.get("/v1/nodes/a/evidence").await;
+    let statements: Vec<Statement> =
+        evidence.statements.iter().map(|text| Statement::from_text(text).unwrap()).collect();
+    let kinds: Vec<Kind> = statements.iter().map(|statement| statement.evidence.kind()).collect();
+    assert_eq!(kinds, [Kind::Identity, Kind::JoinToken]);
+    assert_eq!(coordinator.ask("GET", "/v1/nodes/b/evidence", None).await.status, 404);
     coordinator.stop().await;
 }
 

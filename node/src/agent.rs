@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_attest::Evidence;
 use carrick_dataplane::LinkState;
 use carrick_trust::{Deadlines, Distrust, Leases, Member, Question as LogQuestion, View};
 use carrick_types::{Cidr, ClusterName, LeaseProfile, NodeId};
@@ -26,7 +25,7 @@ use crate::{
     backoff::Backoff,
     gossip::{self, Gossip},
     host,
-    identity::{Identity, Question, now},
+    identity::{Identity, Progress, Question, now},
     netlink::{Interface, TABLE},
     plan::{Plan, Standing, plan},
     session::{Opening, Session, SessionError},
@@ -47,14 +46,19 @@ const ASK_STUN: u64 = 25;
 /// A session that held so long was a good one: the next attempt comes soon.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 
+/// How often the coordinator is asked about a head of the log that a peer told of, and how often to ask for evidence of a new key. Together
+/// they stay below what a coordinator puts up with (one in ten seconds): no peer can talk a node into losing its session.
+const ASK_LOG: Duration = Duration::from_secs(15);
+const ASK_RENEWAL: Duration = Duration::from_secs(60);
+
 /// How often, in reports, peers are told of the head of the log.
 const GOSSIP: u64 = 30;
 
 pub(crate) async fn enrol(config: &Config) -> Result<Enrolment, NodeError> {
     let mut identity = Identity::open(config)?;
-    let opening = Opening::connect(identity.coordinates(false)).await?;
+    let mut opening = Opening::connect(identity.coordinates(false)).await?;
     let question = identity.consider(&opening.challenge, &opening.exporter).await?;
-    let (question, evidence) = question.evidence().await.map_err(SessionError::from)?;
+    let (question, evidence) = opening.gather(question).await?;
     let hello = identity.hello(&question, evidence, None, &config.version);
     let mut session = opening.introduce(hello).await?;
     identity.welcomed(&session.welcome)?;
@@ -105,6 +109,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         leases: Leases::new(),
         gossip: None,
         plan: Plan::default(),
+        planned: Instant::now(),
         observed: BTreeSet::new(),
         profiles: BTreeSet::new(),
         doubted: BTreeSet::new(),
@@ -134,6 +139,8 @@ struct Agent {
     leases: Leases,
     gossip: Option<Gossip>,
     plan: Plan,
+    /// As of which moment.
+    planned: Instant,
     /// Where the coordinator saw this node's datagrams, or its session, come from.
     observed: BTreeSet<SocketAddr>,
     /// The lease profiles that the plan was made with.
@@ -153,10 +160,16 @@ struct Said {
     heartbeats: u64,
     /// What the coordinator was asked about a head of the log that a peer told of.
     asked: Option<LogQuestion>,
+    /// What is to be proven once the coordinator has made a credential.
+    waiting: Option<Question>,
+    /// When the coordinator was last asked that.
+    last_asked: Option<Instant>,
+    /// When the coordinator was last asked for a request for evidence.
+    last_renewal: Option<Instant>,
 }
 
 /// Evidence in the making.
-type Gathering = JoinHandle<Result<(Question, Vec<Evidence>), AttesterError>>;
+type Gathering = JoinHandle<Result<Progress, AttesterError>>;
 
 impl Agent {
     /// Opens one session after another. Ends only where going on makes no sense.
@@ -187,10 +200,9 @@ impl Agent {
 
     async fn open(&mut self) -> Result<Session, NodeError> {
         let connect = Opening::connect(self.identity.coordinates(true));
-        let opening = self.while_leases_last(connect).await?;
+        let mut opening = self.while_leases_last(connect).await?;
         let question = self.identity.consider(&opening.challenge, &opening.exporter).await?;
-        let gathered = self.while_leases_last(question.evidence()).await;
-        let (question, evidence) = gathered.map_err(SessionError::from)?;
+        let (question, evidence) = self.while_leases_last(opening.gather(question)).await?;
         let revision = self.view().map(|view| view.revision);
         let hello = self.identity.hello(&question, evidence, revision, &self.config.version);
         let session = match self.while_leases_last(opening.introduce(hello)).await {
@@ -287,7 +299,7 @@ impl Agent {
                 }
                 gathered = gathered(&mut gathering) => {
                     gathering = None;
-                    self.show(gathered, &mut session).await
+                    self.show(gathered, &mut session, &mut said).await
                 }
                 Some(address) = self.shard.observed.recv() => {
                     self.observed.insert(address);
@@ -349,12 +361,21 @@ impl Agent {
                     self.leases.handle_beat(beat.sequence);
                     if self.plan.restrained {
                         self.follow().await;
+                    } else {
+                        self.revise().await;
                     }
                 }
             }
             ToNode::Attest(request) => {
                 let question = self.identity.question(&request, &session.exporter).await?;
-                *gathering = Some(tokio::spawn(question.evidence()));
+                said.waiting = None;
+                *gathering = Some(tokio::spawn(question.begin()));
+            }
+            ToNode::Credential(credential) => {
+                // Otherwise the coordinator has lost patience meanwhile, and asked again.
+                if let Some(question) = said.waiting.take() {
+                    *gathering = Some(tokio::spawn(async move { question.resume(&credential).await }));
+                }
             }
             ToNode::Proven(proven) => {
                 if let Some(question) = said.asked.take()
@@ -406,13 +427,18 @@ impl Agent {
     /// Shows evidence that was asked for. Where there is none, the coordinator asks again.
     async fn show(
         &mut self,
-        gathered: Result<(Question, Vec<Evidence>), AttesterError>,
+        gathered: Result<Progress, AttesterError>,
         session: &mut Session,
+        said: &mut Said,
     ) -> Result<(), SessionError> {
         match gathered {
-            Ok((question, evidence)) => {
+            Ok(Progress::Done(question, evidence)) => {
                 let proof = self.identity.proof(&question, evidence);
                 session.send(&ToCoordinator::Attested(Box::new(proof))).await
+            }
+            Ok(Progress::Waiting(question, keys)) => {
+                said.waiting = Some(question);
+                session.send(&ToCoordinator::Activate(keys)).await
             }
             Err(error) => {
                 warn!(%error, "no evidence to show");
@@ -441,15 +467,19 @@ impl Agent {
         session: &mut Session,
         said: &mut Said,
     ) -> Result<(), SessionError> {
+        // What is left out now is told again.
+        if said.last_asked.is_some_and(|last| last.elapsed() < ASK_LOG) {
+            return Ok(());
+        }
         let (old, new) = question.sizes();
         said.asked = Some(question);
+        said.last_asked = Some(Instant::now());
         session.send(&ToCoordinator::Prove { old, new }).await
     }
 
-    /// What the leases of a profile allow now.
-    fn standing(&self, profile: LeaseProfile) -> Standing {
+    /// What the leases of a profile allow at a moment.
+    fn standing(&self, profile: LeaseProfile, now: Instant) -> Standing {
         let Deadlines { pass, admit } = self.leases.deadlines(profile);
-        let now = Instant::now();
         let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         match (over(pass), over(admit)) {
             (true, _) => Standing::Lapsed,
@@ -458,12 +488,19 @@ impl Agent {
         }
     }
 
-    /// When a lease changes its standing next; in an hour at the latest.
+    /// When a lease changes its standing next; in an hour at the latest. That counts from when the plan was made, which takes a while
+    /// to carry out: what has lapsed meanwhile is due now.
     fn next_lapse(&self) -> Instant {
-        let now = Instant::now();
         let used = self.profiles.iter().map(|profile| self.leases.deadlines(*profile));
         let ahead = used.flat_map(|Deadlines { pass, admit }| [pass, admit]).flatten();
-        ahead.filter(|deadline| *deadline > now).min().unwrap_or(now + Duration::from_secs(3600))
+        let next = ahead.filter(|deadline| *deadline > self.planned).min();
+        next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+    }
+
+    /// Tells the packet path when a lease ends next, so that it does so whatever becomes of this side.
+    async fn revise(&self) {
+        let ends = self.profiles.iter().filter_map(|profile| self.leases.deadlines(*profile).pass);
+        let _ = self.shard.command(Command::ReviseBy(ends.filter(|end| *end > self.planned).min())).await;
     }
 
     /// Makes this host what is believed of the mesh: first who may come in, then where packets go.
@@ -477,7 +514,8 @@ impl Agent {
         let profiles = view.members.values().map(profile).collect();
         let local = host::local_addresses(&self.config.interface);
         let networks: Vec<Cidr> = local.iter().map(|address| address.network).collect();
-        let new = plan(view, &networks, |peer| self.standing(profile(peer)));
+        let now = Instant::now();
+        let new = plan(view, &networks, |peer| self.standing(profile(peer), now));
         for (prefix, peer, network) in new.hidden.iter().filter(|hidden| !self.plan.hidden.contains(hidden)) {
             warn!(%prefix, %peer, %network, "prefix of a peer not routed: this host is in that network itself");
         }
@@ -499,6 +537,8 @@ impl Agent {
         // Both fail only when the packet path has ended, which `run` is told as well.
         let _ = self.shard.command(Command::SetOwn(new.own.clone())).await;
         let _ = self.shard.command(Command::ChangePeers(change)).await;
+        (self.planned, self.profiles) = (now, profiles);
+        self.revise().await;
         if let Err(error) = self.interface.apply(&new).await {
             warn!(%error, "interface not as it should be");
         }
@@ -508,7 +548,6 @@ impl Agent {
         }
         info!(%revision, peers = new.peers.len(), "netmap applied");
         self.doubted = doubted;
-        self.profiles = profiles;
         self.plan = new;
     }
 
@@ -539,7 +578,9 @@ impl Agent {
             if self.identity.witness.handle_timeout(now()) {
                 self.follow().await;
             }
-            if self.identity.prepare_rotation() {
+            let asked = said.last_renewal.is_some_and(|last| last.elapsed() < ASK_RENEWAL);
+            if self.identity.prepare_rotation() && !asked {
+                said.last_renewal = Some(Instant::now());
                 session.send(&ToCoordinator::Renew).await?;
             }
         }
@@ -617,7 +658,7 @@ impl Agent {
 }
 
 /// The evidence that is being gathered; for ever where none is.
-async fn gathered(gathering: &mut Option<Gathering>) -> Result<(Question, Vec<Evidence>), AttesterError> {
+async fn gathered(gathering: &mut Option<Gathering>) -> Result<Progress, AttesterError> {
     match gathering {
         None => std::future::pending().await,
         Some(task) => match task.await {

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use carrick_attest::{Bytes, Evidence, Kind, Moment, Subject};
+use carrick_attest::{Bytes, Evidence, Kind, Moment, Subject, tpm};
 use carrick_trust::{Memory, Myself, Witness};
 use carrick_types::{JoinToken, NodeId, NodeName, Revision, UnixTime};
 use carrick_wire::{
@@ -48,11 +48,33 @@ pub(crate) struct Question {
     attesters: Attesters,
 }
 
+/// How far evidence has come.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// The coordinator must make a credential for these keys first.
+    Waiting(Question, Box<tpm::Keys>),
+    /// There it is.
+    Done(Question, Vec<Evidence>),
+}
+
 impl Question {
-    /// Asks the attesters.
-    pub(crate) async fn evidence(self) -> Result<(Self, Vec<Evidence>), AttesterError> {
+    /// Asks the attesters, unless they want a credential first.
+    pub(crate) async fn begin(self) -> Result<Progress, AttesterError> {
+        match self.attesters.keys(&self.kinds).await? {
+            Some(keys) => Ok(Progress::Waiting(self, Box::new(keys))),
+            None => self.evidence().await,
+        }
+    }
+
+    /// Asks the attesters, with the credential that they wanted.
+    pub(crate) async fn resume(self, credential: &tpm::Credential) -> Result<Progress, AttesterError> {
+        self.attesters.activate(credential).await?;
+        self.evidence().await
+    }
+
+    async fn evidence(self) -> Result<Progress, AttesterError> {
         let evidence = self.attesters.attest(&self.kinds, &self.moment, &self.subject).await?;
-        Ok((self, evidence))
+        Ok(Progress::Done(self, evidence))
     }
 }
 

@@ -21,7 +21,10 @@ mod udp;
 
 use std::{io, net::IpAddr, path::PathBuf};
 
-pub use attester::{AttesterError, EvidenceSources};
+pub use attester::{
+    AttesterError, Device, DeviceError, EvidenceSources, KeyAlgorithm, KubernetesSource, ParseTctiError,
+    Report, Tcti, TeeSources, TpmSource,
+};
 use carrick_types::{Cidr, ClusterName, JoinToken, MeshId, NodeName};
 use carrick_wire::hello::Trust;
 pub use netlink::NetlinkError;

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use carrick_attest::{Evidence, tpm};
 use carrick_client::{ConnectError, Connection, CoordinatorUrl, connect};
 use carrick_trust::Distrust;
 use carrick_types::CaPin;
@@ -25,7 +26,11 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use crate::{attester::AttesterError, netlink::TABLE};
+use crate::{
+    attester::AttesterError,
+    identity::{Progress, Question},
+    netlink::TABLE,
+};
 
 /// A coordinator pings every 5 seconds; after so much silence it is gone. Less than the longest lease, so that a coordinator
 /// that vanished is told from one that vouches no more.
@@ -149,6 +154,33 @@ impl Opening {
             return Err(SessionError::OutOfTurn("a challenge"));
         };
         Ok(Self { socket, challenge, exporter, remote, local, heard })
+    }
+
+    /// Gathers what is to be shown, with the coordinator's help where a TPM takes it.
+    pub(crate) async fn gather(
+        &mut self,
+        question: Question,
+    ) -> Result<(Question, Vec<Evidence>), SessionError> {
+        let mut progress = question.begin().await?;
+        loop {
+            match progress {
+                Progress::Done(question, evidence) => return Ok((question, evidence)),
+                Progress::Waiting(question, keys) => {
+                    let credential = self.credential(*keys).await?;
+                    progress = question.resume(&credential).await?;
+                }
+            }
+        }
+    }
+
+    async fn credential(&mut self, keys: tpm::Keys) -> Result<tpm::Credential, SessionError> {
+        send(&mut self.socket, &ToCoordinator::Activate(Box::new(keys))).await?;
+        // It was heard before the keys were made, which may have taken a while.
+        self.heard = self.heard.max(Instant::now());
+        let ToNode::Credential(credential) = next(&mut self.socket, &mut self.heard, PATIENCE).await? else {
+            return Err(SessionError::OutOfTurn("a credential"));
+        };
+        Ok(*credential)
     }
 
     /// Says who this is, and is welcome or not.

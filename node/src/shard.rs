@@ -61,6 +61,9 @@ pub(crate) enum Command {
     SetOwn(Vec<Cidr>),
     /// Forget peers, and add or change others.
     ChangePeers(Change),
+    /// Whatever is not revised by then, some lease has lapsed in the meantime: nothing passes until the next command of this kind.
+    /// `None`: no lease will lapse by itself.
+    ReviseBy(Option<Instant>),
     /// Use this key from now on, without losing a packet.
     Rotate(WireGuardSecret),
     /// Tell the state of every tunnel.
@@ -109,6 +112,7 @@ impl Shard {
             commands: receiver,
             observe,
             asked: None,
+            revise_by: None,
             buffer: vec![0; BUFFER].into(),
         };
         let run = move || {
@@ -163,6 +167,8 @@ struct PacketPath {
     observe: mpsc::Sender<SocketAddr>,
     /// The STUN request that waits for its answer.
     asked: Option<(SocketAddr, stun::Transaction)>,
+    /// See [`Command::ReviseBy`].
+    revise_by: Option<Instant>,
     buffer: Box<[u8]>,
 }
 
@@ -172,6 +178,9 @@ impl PacketPath {
             let [commands, packets, v4, v6] = self.wait()?;
             if commands && self.obey().is_break() {
                 return Ok(());
+            }
+            if self.is_overdue() {
+                continue;
             }
             if v4 {
                 self.receive(|sockets| Some(&sockets.v4));
@@ -197,6 +206,13 @@ impl PacketPath {
         let v6 = self.sockets.v6.as_ref().unwrap_or(&self.sockets.v4);
         let mut descriptors = [self.wake.as_fd(), self.tun.as_fd(), self.sockets.v4.as_fd(), v6.as_fd()]
             .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+        if self.is_overdue() {
+            return match poll(&mut descriptors[..1], PollTimeout::NONE) {
+                Ok(_) => Ok([true, false, false, false]),
+                Err(nix::errno::Errno::EINTR) => Ok([false; 4]),
+                Err(errno) => Err(errno.into()),
+            };
+        }
         match poll(&mut descriptors, timeout) {
             Ok(_) => Ok(descriptors.map(|descriptor| descriptor.any().unwrap_or(true))),
             Err(nix::errno::Errno::EINTR) => Ok([false; 4]),
@@ -204,11 +220,18 @@ impl PacketPath {
         }
     }
 
+    /// Whether a lease lapsed and the control side has not said what follows: it hangs, or all of this process stood still. What comes
+    /// meanwhile waits in the kernel, and meets whatever holds then.
+    fn is_overdue(&self) -> bool {
+        self.revise_by.is_some_and(|by| by <= Instant::now())
+    }
+
     fn obey(&mut self) -> std::ops::ControlFlow<()> {
         let _ = self.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::SetOwn(prefixes) => self.device.set_own(prefixes),
+                Command::ReviseBy(by) => self.revise_by = by,
                 Command::Rotate(secret) => self.device.rotate(&secret, Instant::now()),
                 Command::ChangePeers(Change { removes, replaces, upserts }) => {
                     for (old, new, config) in replaces {

@@ -70,6 +70,7 @@ impl Join {
             interface: config.interface.clone(),
             mtu: config.mtu,
             listen_port: config.listen_port,
+            tpm: config.evidence.tpm.as_ref().map(|source| source.tcti.clone()),
         };
         let enrolment = runtime::call(async { Ok(carrick_node::enrol(&config).await?) })?;
         systemd::install(&service)?;

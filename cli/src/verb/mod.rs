@@ -1,5 +1,7 @@
 //! The verbs, one file each. A new one takes a module, a variant of [`Verb`], and an arm of [`Verb::run`].
 
+mod attest;
+mod bundle;
 mod completions;
 mod coordinator;
 mod demo;
@@ -7,11 +9,15 @@ mod join;
 mod log;
 mod node;
 mod nodes;
+mod operator;
 mod revoke;
 mod status;
 mod systemd;
 mod token;
 mod topology;
+
+#[cfg(test)]
+pub(crate) use self::bundle::InForce;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -26,7 +32,10 @@ pub(crate) enum Verb {
     Status(status::Status),
     Nodes(nodes::Nodes),
     Topology(topology::Topology),
+    Attest(attest::Attest),
     Revoke(revoke::Revoke),
+    Operator(operator::Operator),
+    Bundle(bundle::Bundle),
     Log(log::Log),
     Completions(completions::Completions),
 }
@@ -43,7 +52,10 @@ impl Verb {
             Self::Status(verb) => verb.run(),
             Self::Nodes(verb) => verb.run(),
             Self::Topology(verb) => verb.run(),
+            Self::Attest(verb) => verb.run(),
             Self::Revoke(verb) => verb.run(),
+            Self::Operator(verb) => verb.run(),
+            Self::Bundle(verb) => verb.run(),
             Self::Log(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use carrick_node::{Config, EvidenceSources};
+use carrick_node::{Config, EvidenceSources, Tcti, TeeSources, TpmSource};
 use carrick_types::{Cidr, JoinToken, NodeName, check_prefix_claim};
 use carrick_wire::hello;
 use clap::{Args, ValueEnum};
@@ -58,6 +58,13 @@ pub(crate) struct NodeOptions {
     /// Whether to check the evidence of its peers itself, or to believe the coordinator's appraisal
     #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
     pub(super) trust: Trust,
+    /// The certificate of the key that signs SEV-SNP reports (VCEK or VLEK), in DER or PEM, where the host does not hand it out
+    #[arg(long, value_name = "FILE")]
+    pub(super) sev_snp_certificate: Option<PathBuf>,
+    /// Its TPM: device:PATH, swtpm:PATH or swtpm:HOST:PORT; used where the policy bundle asks for one [default: /dev/tpmrm0, where
+    /// there is one]
+    #[arg(long, value_name = "TCTI")]
+    pub(super) tpm: Option<Tcti>,
 }
 
 /// Whom a node believes about its peers.
@@ -83,6 +90,11 @@ impl NodeOptions {
     /// The node's configuration.
     pub(super) fn config(self, token: Option<JoinToken>) -> Result<Config> {
         check_prefix_claim(&self.prefixes, &[])?;
+        let evidence = EvidenceSources {
+            tee: TeeSources { sev_snp_certificate: self.sev_snp_certificate, ..TeeSources::default() },
+            tpm: self.tpm.or_else(default_tpm).map(|tcti| TpmSource { tcti, attestation: None }),
+            ..EvidenceSources::default()
+        };
         Ok(Config {
             state_dir: self.state_dir,
             token,
@@ -96,9 +108,15 @@ impl NodeOptions {
                 Trust::Evidence => hello::Trust::Evidence,
                 Trust::Coordinator => hello::Trust::Coordinator,
             },
-            evidence: EvidenceSources::default(),
+            evidence,
         })
     }
+}
+
+/// The kernel's, where this host has a TPM.
+fn default_tpm() -> Option<Tcti> {
+    let device = Path::new(Tcti::DEFAULT);
+    device.exists().then(|| Tcti::Device(device.to_owned()))
 }
 
 /// Runs a node until a signal ends it.

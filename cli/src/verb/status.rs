@@ -129,7 +129,7 @@ mod tests {
 Coordinator  https://c.example:8443, reachable
 Mesh         mmmmmmmmmmmmmmmmmmmmmmmmme, revision 42
 Clusters     east (2 nodes), west (1 node)
-Nodes        2 online, 1 offline, 1 revoked
+Nodes        2 online, 1 expired, 1 revoked
 Tunnels      1 direct, 1 relayed
 "
         );

@@ -2,11 +2,13 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
+use carrick_node::Tcti;
 
 /// The unit's name.
 pub(super) const UNIT: &str = "carrick-node.service";
@@ -26,6 +28,8 @@ pub(super) struct Service {
     pub(super) mtu: u16,
     /// The node's UDP port; 0 for any.
     pub(super) listen_port: u16,
+    /// The node's TPM.
+    pub(super) tpm: Option<Tcti>,
 }
 
 /// Whether systemd is what runs this host, as sd_booted(3) tells.
@@ -61,6 +65,10 @@ impl Service {
     fn unit(&self) -> Result<String> {
         let (program, state_dir) = (quoted(&self.program)?, quoted(&self.state_dir)?);
         let Self { interface, mtu, listen_port, .. } = self;
+        let (tpm, device) = match &self.tpm {
+            None => (String::new(), String::new()),
+            Some(tcti) => (format!(" --tpm {}", quoted(Path::new(&tcti.to_string()))?), device(tcti)?),
+        };
         Ok(format!(
             "\
 [Unit]
@@ -71,7 +79,7 @@ After=network-online.target
 
 [Service]
 Type=exec
-ExecStart={program} node --state-dir {state_dir} --interface {interface} --mtu {mtu} --listen-port {listen_port}
+ExecStart={program} node --state-dir {state_dir} --interface {interface} --mtu {mtu} --listen-port {listen_port}{tpm}
 Restart=on-failure
 RestartSec=2
 RestartSteps=8
@@ -81,7 +89,7 @@ CapabilityBoundingSet=CAP_NET_ADMIN
 NoNewPrivileges=yes
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
-ProtectSystem=strict
+{device}ProtectSystem=strict
 ReadWritePaths={state_dir}
 ProtectHome=read-only
 ProtectClock=yes
@@ -104,11 +112,19 @@ WantedBy=multi-user.target
     }
 }
 
+/// What lets the service use the device of a TPM. Without `CAP_DAC_OVERRIDE` even root must be of the group that owns it.
+fn device(tcti: &Tcti) -> Result<String> {
+    let Tcti::Device(path) = tcti else { return Ok(String::new()) };
+    let group =
+        fs::metadata(path).with_context(|| format!("cannot find the TPM at {}", path.display()))?.gid();
+    Ok(format!("DeviceAllow={} rw\nSupplementaryGroups={group}\n", quoted(path)?))
+}
+
 /// A path as one word of a unit file (systemd.syntax(7)). `%` begins a specifier and `$` a variable.
 fn quoted(path: &Path) -> Result<String> {
     let text = path.to_str().filter(|text| !text.chars().any(char::is_control));
     let text = text.with_context(|| format!("{} cannot be written into a unit file", path.display()))?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
     if text.chars().all(plain) {
         return Ok(text.to_owned());
     }
@@ -127,12 +143,32 @@ mod tests {
             interface: "carrick0".to_owned(),
             mtu: 1420,
             listen_port: 51820,
+            tpm: None,
         }
     }
 
     #[test]
     fn the_unit_runs_the_node_with_no_more_than_it_needs() {
         assert_eq!(service("/usr/local/bin/carrick").unit().unwrap(), include_str!("carrick-node.service"));
+    }
+
+    #[test]
+    fn the_unit_names_the_tpm_and_lets_the_service_use_it() {
+        // Any device will do whose group is known.
+        let unit = |tpm: &str| {
+            Service { tpm: Some(tpm.parse().unwrap()), ..service("/usr/local/bin/carrick") }.unit().unwrap()
+        };
+        let device = unit("device:/dev/null");
+        assert!(device.contains("--listen-port 51820 --tpm device:/dev/null\n"), "{device}");
+        assert!(
+            device.contains("DeviceAllow=/dev/null rw\nSupplementaryGroups=0\nProtectSystem"),
+            "{device}"
+        );
+        let socket = unit("swtpm:/run/tpm/socket");
+        assert!(
+            socket.contains(" --tpm swtpm:/run/tpm/socket\n") && !socket.contains("Supplementary"),
+            "{socket}"
+        );
     }
 
     #[test]

@@ -5,14 +5,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Result;
-use carrick_types::{Cidr, ClusterName, TokenId, UnixTime};
-use carrick_wire::api::{self, CreateToken, CreatedToken, TokenState};
+use anyhow::{Result, ensure};
+use carrick_attest::{Signed, token::Capability};
+use carrick_client::Api;
+use carrick_types::{
+    Cidr, ClusterName, JoinToken, OperatorPin, OperatorSecret, TokenId, TokenSeed, UnixTime,
+};
+use carrick_wire::api::{self, CreateToken, CreatedToken, RegisterToken, RegisteredToken, TokenState};
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
+use super::bundle::InForce;
 use crate::{
     human::{count, parse_duration, relative},
+    operator_key::{self, KeyArgs},
     output::{Format, Output, Paint, Tone, note, print, print_json, state_cell, table},
     remote::Remote,
     runtime,
@@ -52,7 +58,8 @@ impl Token {
 #[command(after_help = "\
 Examples:
   carrick token create --cluster east --uses 10 --ttl 30m
-  carrick token create --cluster east | ssh HOST sudo carrick join --host --token-file -")]
+  carrick token create --cluster east | ssh HOST sudo carrick join --host --token-file -
+  carrick token create --cluster east --key-file operator.key")]
 struct Create {
     /// The cluster that nodes join with it
     #[arg(long, value_name = "NAME")]
@@ -67,6 +74,8 @@ struct Create {
     #[arg(long = "prefix", value_name = "CIDR")]
     prefixes: Vec<Cidr>,
     #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
     output: Output,
     #[command(flatten)]
     remote: Remote,
@@ -75,14 +84,19 @@ struct Create {
 impl Create {
     fn run(self) -> Result<()> {
         let api = self.remote.api()?;
+        let (key, output) = (self.key, self.output);
         let request = CreateToken {
             cluster: self.cluster,
             ttl_seconds: Some(self.ttl.as_secs()),
             uses: Some(self.uses),
             prefixes: (!self.prefixes.is_empty()).then_some(self.prefixes),
         };
-        let created: CreatedToken = runtime::call(async { Ok(api.post("/v1/tokens", &request).await?) })?;
-        match self.output.format {
+        let created = match key.key_file {
+            // The secret of the token, like the key, stays on this host.
+            Some(_) => runtime::call(sign(&api, request, &key.load()?, SystemTime::now().into()))?,
+            None => runtime::call(async { Ok(api.post("/v1/tokens", &request).await?) })?,
+        };
+        match output.format {
             Format::Json => print_json(&created),
             Format::Table => {
                 print(&format!("{}\n", created.token))?;
@@ -91,6 +105,39 @@ impl Create {
             }
         }
     }
+}
+
+/// Makes a token whose capability the operator's key signs here, and has the coordinator take it.
+async fn sign(
+    api: &Api,
+    request: CreateToken,
+    secret: &OperatorSecret,
+    now: UnixTime,
+) -> Result<CreatedToken> {
+    let in_force = InForce::of(api).await?;
+    ensure!(
+        in_force.operator() == secret.public(),
+        "--key-file holds {}, and the operator is {}: give the file with that key",
+        secret.public(),
+        in_force.operator()
+    );
+    let seed = TokenSeed::from_bytes(operator_key::random()?);
+    let capability = Capability {
+        mesh: in_force.bundle.mesh,
+        token: TokenId::from_bytes(operator_key::random()?),
+        key: seed.public(),
+        cluster: request.cluster,
+        uses: request.uses.unwrap_or(1),
+        expires_at: now.saturating_add(Duration::from_secs(request.ttl_seconds.unwrap_or(3600))),
+        prefixes: request.prefixes,
+    };
+    let register = RegisterToken { capability: Signed::seal(&capability, secret) };
+    let registered: RegisteredToken = api.post("/v1/tokens/signed", &register).await?;
+    let Capability { mesh, token: id, cluster, uses, expires_at, .. } = capability;
+    let operator = OperatorPin::of(&secret.public());
+    let urls = registered.urls;
+    let token = JoinToken { id, mesh, cluster: cluster.clone(), ca: api.ca(), operator, seed, urls };
+    Ok(CreatedToken { id, token: token.to_string(), cluster, expires_at, uses })
 }
 
 /// What to do with a new token. The token itself is in it only where stdout shows it to the same eyes.

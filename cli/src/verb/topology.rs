@@ -12,7 +12,7 @@ use carrick_wire::api::{self, Link, LinkPath, Node, NodeState};
 use clap::{Args, ValueEnum};
 use comfy_table::Cell;
 
-use super::nodes::nodes_table;
+use super::nodes::{nodes_table, trust_note};
 use crate::{
     human::{bytes, relative, rtt},
     output::{Paint, Tone, print, print_json, state_cell, table},
@@ -70,7 +70,7 @@ pub(super) fn is_relayed(ends: &[&Link]) -> bool {
 
 /// A table of nodes and one of links.
 fn tables(topology: &api::Topology, now: UnixTime, paint: Paint) -> String {
-    let nodes = nodes_table(&topology.nodes, now, paint);
+    let nodes = format!("{}{}", nodes_table(&topology.nodes, now, paint), trust_note(&topology.nodes));
     if topology.links.is_empty() {
         return format!("{nodes}\nno tunnel is up: nodes make one when there is a packet for it\n");
     }

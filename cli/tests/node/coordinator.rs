@@ -12,16 +12,15 @@ use std::{
     time::Duration,
 };
 
-use carrick_client::Api;
-use carrick_lab::{eventually, in_lab, in_lab_for, mesh::Mesh};
-use carrick_types::{Credential, JoinToken, NodeId};
+use carrick_lab::{in_lab, in_lab_for, mesh::Mesh};
+use carrick_types::{JoinToken, NodeId};
 use carrick_wire::{
     api::{CreateToken, CreatedToken, Node, NodeState, Token},
     session::RefusalCode,
 };
 use futures_util::future::join_all;
 
-use crate::support::{carrick, guest};
+use crate::support::{carrick, guest, operator::api};
 
 #[test]
 fn of_a_hundred_that_join_at_once_as_many_get_in_as_the_token_allows() {
@@ -189,13 +188,6 @@ fn listed(mesh: &Mesh) -> (Vec<Token>, Vec<Node>) {
 fn joined_with(nodes: &[Node], number: usize) -> u32 {
     let name = format!("t{number}-");
     u32::try_from(nodes.iter().filter(|node| node.name.as_str().starts_with(&name)).count()).unwrap()
-}
-
-fn api(mesh: &Mesh) -> Api {
-    let path = mesh.data_dir().join("admin.credential");
-    let read = || std::fs::read_to_string(&path).ok()?.trim().parse::<Credential>().ok();
-    let credential = eventually(Duration::from_secs(5), "the admin credential", read).unwrap();
-    Api::new(format!("https://{}", mesh.coordinator_address()).parse().unwrap(), credential)
 }
 
 fn random() -> u64 {

@@ -2,12 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
 
+mod bundle;
 mod coordinator;
 mod demo;
 mod host;
+mod leases;
 mod membership;
 mod mesh;
+mod operator;
 mod outages;
+mod page;
 #[path = "../support/mod.rs"]
 mod support;
+mod tpm;
 mod tunnels;

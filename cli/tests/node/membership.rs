@@ -48,7 +48,7 @@ fn a_revoked_node_is_cut_off_ends_and_cannot_come_back_with_its_keys() {
         let since = Instant::now();
         let revoked = mesh.operate(&["revoke", "east-1", "--reason", "a test"]).unwrap();
         assert!(revoked.status.success(), "{revoked:?}");
-        let last = last_of(&traffic);
+        let last = traffic.last();
         assert!(
             last < since + Duration::from_secs(1),
             "the last datagram came {:?} after the command",
@@ -119,16 +119,4 @@ fn join_without_systemd_runs_the_node_in_the_foreground() {
             (links == 2).then_some(())
         });
     });
-}
-
-/// When the last datagram arrived of traffic that comes to its end.
-fn last_of(traffic: &Traffic) -> Instant {
-    let last = traffic.0.each_ref().map(|beacon| {
-        wait_for("no more datagrams", || {
-            let (received, sent) = (beacon.received(), beacon.sent());
-            wait_for("more datagrams to be sent", || (beacon.sent() > sent + 50).then_some(()));
-            beacon.last_received().filter(|_| beacon.received() == received)
-        })
-    });
-    last[0].max(last[1])
 }

@@ -11,7 +11,7 @@ use carrick_lab::{
     traffic::{HttpServer, http_get},
 };
 
-use crate::support::{PATIENCE, carrick};
+use crate::support::{PATIENCE, carrick, wait_for};
 
 const HTTP: u16 = 8080;
 
@@ -41,6 +41,14 @@ pub(crate) fn assert_does_not_reach(from: &Node, to: &Node) {
             to.name
         );
     }
+}
+
+/// Waits until a pod gets no answer any more from the pod of another node.
+pub(crate) fn assert_is_cut_off(from: &Node, to: &Node) {
+    wait_for("no more answers", || {
+        answer(from, to, to.pod_ips[0], Duration::from_millis(500)).is_none().then_some(())
+    });
+    assert_does_not_reach(from, to);
 }
 
 fn answer(from: &Node, to: &Node, ip: IpAddr, patience: Duration) -> Option<String> {

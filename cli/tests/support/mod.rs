@@ -1,6 +1,9 @@
 //! What the tests of a whole mesh have in common.
 
 pub(crate) mod guest;
+#[allow(dead_code, reason = "each test program uses its part")]
+pub(crate) mod operator;
+#[allow(dead_code, reason = "each test program uses its part")]
 pub(crate) mod traffic;
 
 use std::{path::Path, time::Duration};

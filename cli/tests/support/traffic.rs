@@ -1,10 +1,14 @@
 //! Traffic that shows whether anything was lost.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use carrick_lab::{mesh::Node, traffic::Beacon};
+use carrick_lab::{eventually, mesh::Node, traffic::Beacon};
 
-use super::wait_for;
+use super::{PATIENCE, wait_for};
 
 /// The pace of the datagrams.
 const EVERY: Duration = Duration::from_millis(5);
@@ -41,7 +45,43 @@ impl Traffic {
         let more = u64::try_from(duration.as_millis() / EVERY.as_millis()).unwrap();
         for beacon in &self.0 {
             let goal = beacon.sent() + more;
-            wait_for("many more datagrams", || newest(beacon).filter(|&number| number >= goal));
+            let patience = PATIENCE + duration * 2;
+            eventually(patience, "many more datagrams", || newest(beacon).filter(|&number| number >= goal))
+                .unwrap();
+        }
+    }
+
+    /// Waits until many more datagrams are sent, whether they arrive or not.
+    pub(crate) fn assert_much_is_sent(&self) {
+        for beacon in &self.0 {
+            let sent = beacon.sent();
+            wait_for("more datagrams to be sent", || (beacon.sent() > sent + 50).then_some(()));
+        }
+    }
+
+    /// When the last datagram arrived of traffic that comes to its end.
+    pub(crate) fn last(&self) -> Instant {
+        let last = self.0.each_ref().map(|beacon| {
+            wait_for("no more datagrams", || {
+                let (received, sent) = (beacon.received(), beacon.sent());
+                wait_for("more datagrams to be sent", || (beacon.sent() > sent + 50).then_some(()));
+                beacon.last_received().filter(|_| beacon.received() == received)
+            })
+        });
+        last[0].max(last[1])
+    }
+
+    /// Asserts that every datagram that was sent until now arrives.
+    pub(crate) fn assert_nothing_lost(&self) {
+        for beacon in &self.0 {
+            let sent = beacon.sent();
+            let missing = || {
+                let arrived: BTreeSet<u64> =
+                    beacon.arrivals().into_iter().map(|(number, _)| number).collect();
+                (0..sent).filter(|number| !arrived.contains(number)).collect::<Vec<_>>()
+            };
+            wait_for("the last datagrams", || newest(beacon).filter(|&number| number > sent));
+            assert_eq!(missing(), Vec::<u64>::new(), "of {sent} datagrams");
         }
     }
 

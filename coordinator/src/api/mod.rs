@@ -48,6 +48,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/clusters", get(clusters::list))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{node}", get(nodes::show))
+        .route("/v1/nodes/{node}/evidence", get(nodes::statements))
         .route("/v1/nodes/{node}/attest", post(nodes::attest))
         .route("/v1/nodes/{node}/revoke", post(nodes::revoke))
         .route("/v1/refusals", get(nodes::refusals))

@@ -4,12 +4,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
 };
 use carrick_attest::{Kind, Verdict, appraise};
 use carrick_types::NodeId;
-use carrick_wire::api::{Evidence, Node, NodeState, Problem, Refusal, RevokeNode};
+use carrick_wire::api::{Evidence, Node, NodeEvidence, NodeState, Problem, Refusal, RevokeNode};
+use serde::Deserialize;
 use tokio::time::timeout;
+use utoipa::IntoParams;
 
 use super::{ApiError, body::OptionalJson};
 use crate::{
@@ -18,6 +23,15 @@ use crate::{
     refusal::evidence,
     state::{Membership, MeshState, NodeRecord, Suspension},
 };
+
+/// How many.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Newest {
+    /// At the most; all where it is left out.
+    limit: Option<u16>,
+}
 
 const MAX_REASON: usize = 500;
 
@@ -50,13 +64,43 @@ pub(super) async fn show(
     Ok(Json(in_detail(&app, &state, node)))
 }
 
+/// What one node showed for its grant, as it is kept: what reference values are learnt from.
+#[utoipa::path(get, path = "/v1/nodes/{node}/evidence",
+    params(("node" = String, Path, description = "The node's id, or its name")),
+    responses(
+        (status = 200, description = "The text of each statement", body = NodeEvidence),
+        (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn statements(
+    State(app): State<Arc<App>>,
+    node: Result<Path<String>, PathRejection>,
+) -> Result<Json<NodeEvidence>, ApiError> {
+    let state = app.mesh.state();
+    let node = find(&state, node)?;
+    Ok(Json(NodeEvidence {
+        id: node.id,
+        name: node.name.clone(),
+        cluster: node.cluster.clone(),
+        state: state_of(node),
+        statements: node.statements.texts().to_vec(),
+    }))
+}
+
 /// The nodes that were refused, the last first.
-#[utoipa::path(get, path = "/v1/refusals", responses(
-    (status = 200, description = "The last 1,000 refusals, the last first", body = Vec<Refusal>),
+#[utoipa::path(get, path = "/v1/refusals", params(Newest), responses(
+    (status = 200, description = "The last refusals, the last first; at most 1,000 are kept", body = Vec<Refusal>),
+    (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn refusals(State(app): State<Arc<App>>) -> Result<Json<Vec<Refusal>>, ApiError> {
-    Ok(Json(app.mesh.refusals().await?))
+pub(super) async fn refusals(
+    State(app): State<Arc<App>>,
+    newest: Result<Query<Newest>, QueryRejection>,
+) -> Result<Json<Vec<Refusal>>, ApiError> {
+    let Query(Newest { limit }) = newest.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let mut refusals = app.mesh.refusals().await?;
+    refusals.truncate(limit.unwrap_or(u16::MAX).into());
+    Ok(Json(refusals))
 }
 
 /// Asks a node for new evidence, and waits for the appraisal.
@@ -73,7 +117,7 @@ pub(super) async fn attest(
     State(app): State<Arc<App>>,
     node: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Node>, ApiError> {
-    let mut states = app.mesh.watch();
+    let (mut states, mut refusals) = (app.mesh.watch(), app.mesh.watch_refusals());
     let state = states.borrow_and_update().clone();
     let before = find(&state, node)?.clone();
     let refused = |detail: String| ApiError::conflict("evidence", "There is no new evidence", detail);
@@ -81,17 +125,30 @@ pub(super) async fn attest(
         return Err(refused(format!("node {} is not online", before.name)));
     }
     let answered = async {
-        while states.changed().await.is_ok() {
-            let state = states.borrow_and_update().clone();
-            let Some(node) = state.nodes.get(&before.id) else { break };
-            if node.logged != before.logged || node.membership != before.membership {
-                return Some((state.clone(), node.clone()));
+        loop {
+            tokio::select! {
+                changed = states.changed() => {
+                    changed.ok()?;
+                    let state = states.borrow_and_update().clone();
+                    let node = state.nodes.get(&before.id)?;
+                    if node.logged != before.logged || node.membership != before.membership {
+                        return Some(Ok((state.clone(), node.clone())));
+                    }
+                }
+                // Nothing changes where a node that is suspended is refused again.
+                changed = refusals.changed() => {
+                    changed.ok()?;
+                    let last = refusals.borrow_and_update().clone();
+                    if let Some(refusal) = last.filter(|refusal| refusal.node == Some(before.id)) {
+                        return Some(Err(refusal));
+                    }
+                }
             }
         }
-        None
     };
     let (state, node) = match timeout(EVIDENCE, answered).await {
-        Ok(Some(answer)) => answer,
+        Ok(Some(Ok(answer))) => answer,
+        Ok(Some(Err(refusal))) => return Err(refused(refusal.detail.clone())),
         Ok(None) => return Err(ApiError::busy("the coordinator is stopping: try again later")),
         Err(_) => return Err(refused(format!("node {} shows nothing: look at its log", before.name))),
     };
@@ -152,12 +209,12 @@ fn find(state: &MeshState, node: Result<Path<String>, PathRejection>) -> Result<
 fn in_detail(app: &App, state: &MeshState, node: &NodeRecord) -> Node {
     let online = app.presence.online().contains_key(&node.id);
     let statements = node.statements();
-    let appraised = appraise(&node.subject(state.mesh), &statements, &state.bundle.trusted, now());
+    let appraised = appraise(&node.subject(state.mesh), statements, &state.bundle.trusted, now());
     let appraisals = match &appraised {
         Ok(result) => result.appraisals(),
         Err(rejection) => &rejection.appraisals,
     };
-    let pairs = appraisals.iter().zip(&statements);
+    let pairs = appraisals.iter().zip(statements);
     let mut evidence: Vec<_> =
         pairs.map(|(appraisal, statement)| evidence(appraisal, statement.appraised_at)).collect();
     // What every node shows comes last.
@@ -167,18 +224,17 @@ fn in_detail(app: &App, state: &MeshState, node: &NodeRecord) -> Node {
 
 fn shown(state: &MeshState, leases: &Leases, node: &NodeRecord, online: bool) -> Node {
     let (v4, v6) = state.overlay.addresses(node.overlay_index);
-    let (node_state, suspended, revoked) = match &node.membership {
-        Membership::Active => (NodeState::Active, None, None),
-        Membership::Suspended(suspension) => (NodeState::Expired, Some(suspension), None),
-        Membership::Revoked(revocation) => (NodeState::Revoked, None, Some(revocation.clone())),
+    let (suspended, revoked) = match &node.membership {
+        Membership::Active => (None, None),
+        Membership::Suspended(suspension) => (Some(suspension), None),
+        Membership::Revoked(revocation) => (None, Some(revocation.clone())),
     };
     // Without the claims: they are worked out where one node is asked for.
     let decision = match suspended {
         Some(Suspension::Evidence { .. }) => Verdict::Refused,
         Some(Suspension::Silent) | None => Verdict::Accepted,
     };
-    let statements = node.statements();
-    let shown = statements.iter().filter(|statement| statement.evidence.kind() != Kind::Identity);
+    let shown = node.statements().iter().filter(|statement| statement.evidence.kind() != Kind::Identity);
     let evidence = shown.map(|statement| Evidence {
         kind: statement.evidence.kind(),
         appraised_at: statement.appraised_at,
@@ -189,7 +245,7 @@ fn shown(state: &MeshState, leases: &Leases, node: &NodeRecord, online: bool) ->
         id: node.id,
         name: node.name.clone(),
         cluster: node.cluster.clone(),
-        state: node_state,
+        state: state_of(node),
         online: online && !node.is_revoked(),
         public_key: node.wireguard_key,
         prefixes: node.prefixes.clone(),
@@ -203,5 +259,13 @@ fn shown(state: &MeshState, leases: &Leases, node: &NodeRecord, online: bool) ->
         joined_at: node.joined_at,
         revoked,
         version: node.version.clone(),
+    }
+}
+
+const fn state_of(node: &NodeRecord) -> NodeState {
+    match node.membership {
+        Membership::Active => NodeState::Active,
+        Membership::Suspended(_) => NodeState::Expired,
+        Membership::Revoked(_) => NodeState::Revoked,
     }
 }

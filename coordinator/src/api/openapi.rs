@@ -30,6 +30,7 @@ pub(super) async fn document(State(app): State<Arc<App>>) -> Json<openapi::OpenA
         clusters::list,
         nodes::list,
         nodes::show,
+        nodes::statements,
         nodes::attest,
         nodes::revoke,
         nodes::refusals,

@@ -2,14 +2,35 @@
 
 use std::sync::Arc;
 
-use axum::{Json as Answer, extract::State};
-use carrick_wire::api::{AppraisalPolicy, NameOperator, NamedOperator, Problem, PutAppraisalPolicy};
+use axum::{
+    Json as Answer,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use carrick_wire::api::{
+    AppraisalPolicy, NameOperator, NamedOperator, Problem, PutAppraisalPolicy, SuspendedNode,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{
     ApiError,
     body::{Json, MAX_BUNDLE},
 };
-use crate::app::{App, now};
+use crate::{
+    app::{App, now},
+    bundle,
+    state::NodeRecord,
+};
+
+/// How to put a bundle.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Put {
+    /// Only answers which nodes the bundle would suspend, and changes nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
 
 /// The policy bundle in force.
 #[utoipa::path(get, path = "/v1/appraisal-policy", responses(
@@ -21,8 +42,8 @@ pub(super) async fn show(State(app): State<Arc<App>>) -> Answer<AppraisalPolicy>
 }
 
 /// Puts a policy bundle into force. Nodes whose evidence is not enough under it are suspended.
-#[utoipa::path(put, path = "/v1/appraisal-policy", request_body = PutAppraisalPolicy, responses(
-    (status = 200, description = "The policy bundle in force now", body = AppraisalPolicy),
+#[utoipa::path(put, path = "/v1/appraisal-policy", params(Put), request_body = PutAppraisalPolicy, responses(
+    (status = 200, description = "The policy bundle in force now, and the nodes that it suspends", body = AppraisalPolicy),
     (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
@@ -31,8 +52,13 @@ pub(super) async fn show(State(app): State<Arc<App>>) -> Answer<AppraisalPolicy>
 ))]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
+    query: Result<Query<Put>, QueryRejection>,
     Json(asked): Json<PutAppraisalPolicy, MAX_BUNDLE>,
 ) -> Result<Answer<AppraisalPolicy>, ApiError> {
+    let Query(Put { dry_run }) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    if dry_run {
+        return Ok(Answer(AppraisalPolicy { suspends: rehearsed(&app, asked)?, ..shown(&app) }));
+    }
     let signed = match (asked.signed, asked.draft) {
         (Some(signed), None) => signed,
         (None, Some(draft)) => {
@@ -44,9 +70,33 @@ pub(super) async fn put(
             return Err(ApiError::bad_request("give either `signed` or `draft`"));
         }
     };
-    app.mesh.publish(signed, now()).await?;
+    let suspends = app.mesh.publish(signed, now()).await?;
     app.operator.retire(&app.mesh.state().bundle.trusted.operator());
-    Ok(Answer(shown(&app)))
+    Ok(Answer(AppraisalPolicy { suspends: suspended(suspends), ..shown(&app) }))
+}
+
+/// The nodes that a bundle would suspend. A draft needs nobody's signature for that.
+fn rehearsed(app: &App, asked: PutAppraisalPolicy) -> Result<Vec<SuspendedNode>, ApiError> {
+    let (state, now) = (app.mesh.state(), now());
+    let coordinator = state.policy().coordinator_key;
+    let trusted = match (asked.signed, asked.draft) {
+        (Some(signed), None) => bundle::follow(&state, signed, coordinator, now)?.trusted,
+        (None, Some(draft)) => bundle::rehearse(&state, *draft, coordinator, now)?,
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(ApiError::bad_request("give either `signed` or `draft`"));
+        }
+    };
+    Ok(suspended(bundle::cut_off(&state, &trusted, now)))
+}
+
+fn suspended(nodes: Vec<(Arc<NodeRecord>, String)>) -> Vec<SuspendedNode> {
+    let show = |(node, why): (Arc<NodeRecord>, String)| SuspendedNode {
+        id: node.id,
+        name: node.name.clone(),
+        cluster: node.cluster.clone(),
+        why,
+    };
+    nodes.into_iter().map(show).collect()
 }
 
 /// Signs, with the operator's key that the coordinator holds, that another operator follows. It does once its first bundle is put.
@@ -69,5 +119,5 @@ pub(super) async fn name_operator(
 fn shown(app: &App) -> AppraisalPolicy {
     let bundle = app.mesh.state().bundle.clone();
     let operator_key_held = app.operator.holds(&bundle.trusted.operator());
-    AppraisalPolicy { signed: bundle.signed.clone(), operator_key_held }
+    AppraisalPolicy { signed: bundle.signed.clone(), operator_key_held, suspends: vec![] }
 }

@@ -71,7 +71,7 @@ impl ApiError {
     }
 
     pub(crate) fn no_operator_key() -> Self {
-        let detail = "the operator's key is not held by the coordinator: sign with --operator-key FILE";
+        let detail = "the coordinator does not hold the operator's key: sign with it, --key-file FILE";
         Self::conflict("no-operator-key", "The coordinator cannot sign this", detail)
     }
 

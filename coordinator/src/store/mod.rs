@@ -7,6 +7,7 @@ mod bundles;
 mod log;
 mod nodes;
 mod schema;
+mod shown;
 mod tokens;
 
 use std::{
@@ -140,7 +141,7 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let fail = |error| StoreError::from_sqlite(path, error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(path, flags).map_err(fail)?;
+        let mut db = Connection::open_with_flags(path, flags).map_err(fail)?;
         let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
         if version > schema::VERSION {
             return Err(StoreError::Newer { path: path.to_owned(), found: version, known: schema::VERSION });
@@ -156,6 +157,9 @@ impl Store {
         let check: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(fail)?;
         if check != "ok" {
             return Err(StoreError::Corrupt { path: path.to_owned(), why: check });
+        }
+        if version < schema::VERSION {
+            schema::upgrade(&mut db, version).map_err(fail)?;
         }
         let mut store = Self { db, path: path.to_owned(), log: SharedTree::default() };
         store.reload_log()?;

@@ -8,7 +8,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Store, StoreError};
-use crate::state::{LoggedEntry, Membership, NodeRecord};
+use crate::{
+    state::{LoggedEntry, Membership, NodeRecord},
+    statements::Statements,
+};
 
 impl Store {
     /// Adds a node, and takes a use of its token, in one transaction.
@@ -102,7 +105,7 @@ fn write(tx: &Connection, node: &NodeRecord) -> rusqlite::Result<()> {
             signed(node.grant_revision.0),
             json(&node.trust)?,
             signed(node.logged.position),
-            json(&*node.statements)?,
+            json(node.statements.texts())?,
             node.wireguard_key.to_string(),
         ],
     )?;
@@ -137,7 +140,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<NodeRecord> {
         overlay_index: row.get(5)?,
         prefixes: from_json(row, 6)?,
         endpoints: from_json(row, 7)?,
-        statements: statements.into(),
+        statements: Statements::from_texts(statements),
         version: row.get(9)?,
         joined_at: time(row, 10)?,
         revision: Revision(unsigned(row, 11)?),

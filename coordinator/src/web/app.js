@@ -3,8 +3,15 @@
 
 // Absolute, since a page that was opened with a credential in its address cannot fetch relative to it.
 const WATCH = new URL("/v1/topology/watch", location.origin).href;
+const TOPOLOGY = new URL("/v1/topology", location.origin).href;
+const REFUSALS = new URL("/v1/refusals?limit=20", location.origin).href;
+const nodeAt = (id) => new URL(`/v1/nodes/${encodeURIComponent(id)}`, location.origin).href;
 const RETRY_MS = 2000;
+// Heartbeats renew leases without an event.
+const REFRESH_MS = 10000;
 const SVG = "http://www.w3.org/2000/svg";
+
+let refusalsShown = null;
 
 const byId = (id) => document.getElementById(id);
 
@@ -33,21 +40,148 @@ function show(topology) {
   byId("revision").textContent = String(topology.revision);
   byId("count").textContent = `${online} of ${active.length} online`;
   const names = new Map(topology.nodes.map((node) => [node.id, `${node.cluster}/${node.name}`]));
-  fill(byId("nodes"), topology.nodes.map(nodeRow), 7, "No node yet: `carrick token create --cluster NAME` makes a join token.");
+  const focused = document.activeElement?.dataset.node;
+  fill(byId("nodes"), topology.nodes.map(nodeRow), 10, "No node yet: `carrick token create --cluster NAME` makes a join token.");
+  if (focused) document.querySelector(`button[data-node="${CSS.escape(focused)}"]`)?.focus();
   fill(byId("links"), topology.links.map((link) => linkRow(link, names)), 8, "No tunnel is up.");
   draw(topology, active);
 }
 
 function nodeRow(node) {
-  const state = node.state === "active" && !node.online ? "offline" : node.state;
-  const why = node.revoked && node.revoked.reason ? `${state}: ${node.revoked.reason}` : state;
+  const state = node.state === "active" && !node.online ? "offline" : node.state === "expired" ? "suspended" : node.state;
+  const why = node.suspended ?? (node.revoked && node.revoked.reason);
+  const each = (say) => node.evidence.map(say).join("\n");
   const row = cells([
-    node.cluster, node.name, why, node.overlay_ips.join("\n"), node.prefixes.join("\n"), node.endpoints.join("\n"),
-    node.evidence.map((evidence) => `${evidence.kind}, ${when(evidence.appraised_at)}`).join("\n"),
+    node.cluster, "", why ? `${state}: ${why}` : state,
+    each((evidence) => evidence.kind) || "none", each((evidence) => when(evidence.appraised_at)), each((evidence) => evidence.decision),
+    "", node.overlay_ips.join("\n"), node.prefixes.join("\n"), node.endpoints.join("\n"),
   ]);
+  const open = document.createElement("button");
+  open.type = "button";
+  open.dataset.node = node.id;
+  open.textContent = node.name;
+  open.setAttribute("aria-haspopup", "dialog");
+  open.addEventListener("click", () => showNode(node.id));
+  row.children[1].append(open);
   row.children[1].title = `${node.id}\n${node.public_key}\ncarrick ${node.version}`;
   row.children[2].className = state;
+  row.children[5].className = node.evidence.some((evidence) => evidence.decision === "refused") ? "refused" : "accepted";
+  row.children[6].append(lease(node));
+  if (node.trust === "coordinator") {
+    row.children[6].append(element("span", "trusts the coordinator", "warn"));
+  }
   return row;
+}
+
+// The profile, and how long the lease holds unless it is renewed: counted down by `tick`.
+function lease(node) {
+  const shown = element("span", node.lease);
+  // A second cannot be watched.
+  if (node.lease_expires !== null && node.lease !== "strict") {
+    shown.append(", ");
+    const left = element("time", remaining(node.lease_expires));
+    left.dateTime = node.lease_expires;
+    shown.append(left);
+  }
+  return shown;
+}
+
+function remaining(time) {
+  return `${Math.max(0, Math.ceil((Date.parse(time) - Date.now()) / 1000))} s left`;
+}
+
+function tick() {
+  for (const left of document.querySelectorAll("#nodes time")) left.textContent = remaining(left.dateTime);
+}
+
+// Every claim of a node with its verdict, as it is appraised now.
+async function showNode(id) {
+  const dialog = byId("node");
+  byId("node-title").textContent = "…";
+  byId("node-claims").replaceChildren();
+  if (!dialog.open) dialog.showModal();
+  try {
+    const node = await get(nodeAt(id));
+    byId("node-title").textContent = `${node.cluster}/${node.name}`;
+    const trust = node.trust === "coordinator" ? "takes the coordinator's word for its peers" : "checks the evidence of its peers";
+    const facts = [`${node.id}, ${trust}, joined ${when(node.joined_at)}`];
+    if (node.suspended) facts.push(`suspended: ${node.suspended}`);
+    const evidence = node.evidence.length > 0 ? node.evidence.map(claims) : [element("p", "No evidence.", "none")];
+    byId("node-claims").replaceChildren(...facts.map((fact) => element("p", fact)), ...evidence);
+  } catch (error) {
+    byId("node-title").textContent = "Not shown";
+    byId("node-claims").replaceChildren(element("p", error.message, "refused"));
+  }
+}
+
+// One piece of evidence: a table of its claims.
+function claims(evidence) {
+  const section = document.createElement("section");
+  const verdict = element("span", evidence.decision, evidence.decision);
+  const title = element("h3", `${evidence.kind}, ${when(evidence.appraised_at)}: `);
+  title.append(verdict);
+  const table = document.createElement("table");
+  const head = document.createElement("tr");
+  for (const name of ["Verdict", "Claim", "Value", "Reason"]) head.append(element("th", name));
+  table.createTHead().append(head);
+  const rows = (evidence.claims ?? []).map((claim) => {
+    const row = cells([claim.verdict, claim.name, claim.value, claim.reason]);
+    row.firstChild.className = claim.verdict;
+    row.children[2].className = "value";
+    return row;
+  });
+  table.createTBody().append(...rows);
+  const scroll = element("div", "", "scroll");
+  scroll.append(table);
+  section.append(title, scroll);
+  return section;
+}
+
+async function refresh() {
+  try {
+    show(await get(TOPOLOGY));
+  } catch {
+    // The status says that the coordinator is away.
+  }
+  await loadRefusals();
+}
+
+async function loadRefusals() {
+  try {
+    const refusals = await get(REFUSALS);
+    const text = JSON.stringify(refusals);
+    // What somebody has unfolded stays so.
+    if (text === refusalsShown) return;
+    refusalsShown = text;
+    fill(byId("refusals"), refusals.map(refusalRow), 5, "Nobody was refused.");
+  } catch {
+    // The status says that the coordinator is away.
+  }
+}
+
+function refusalRow(refusal) {
+  const row = cells([when(refusal.at), refusal.cluster, refusal.name, refusal.code, refusal.detail]);
+  row.children[3].className = "refused";
+  if (refusal.evidence.length > 0) {
+    const details = document.createElement("details");
+    details.append(element("summary", refusal.detail), ...refusal.evidence.map(claims));
+    row.children[4].replaceChildren(details);
+  }
+  return row;
+}
+
+async function get(address) {
+  const answer = await fetch(address, { headers: { accept: "application/json" } });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.detail ?? `HTTP ${answer.status}`);
+  return body;
+}
+
+function element(kind, text, style) {
+  const made = document.createElement(kind);
+  made.textContent = text;
+  if (style) made.className = style;
+  return made;
 }
 
 function linkRow(link, names) {
@@ -132,4 +266,8 @@ function bytes(count) {
   return `${count.toFixed(1)} TB`;
 }
 
+byId("node-close").addEventListener("click", () => byId("node").close());
+setInterval(tick, 1000);
+setInterval(refresh, REFRESH_MS);
+loadRefusals();
 watch();

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::body::Bytes as Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use carrick_attest::Bytes;
+use carrick_attest::{Bytes, Evidence, Moment, Subject};
 use carrick_coordinator::{Config, Coordinator, RunError};
 use carrick_trust::{Memory, Myself, View, Witness};
 use carrick_types::{CaPin, Cidr, Credential, IdentitySecret, JoinToken, OperatorPin, WireGuardSecret};
@@ -189,8 +189,8 @@ impl Running {
 /// A node's end of a session.
 pub(crate) struct Session {
     pub(crate) socket: WebSocketStream<TlsStream<TcpStream>>,
-    exporter: [u8; 32],
-    challenge: Option<Challenge>,
+    pub(crate) exporter: [u8; 32],
+    pub(crate) challenge: Option<Challenge>,
 }
 
 /// Who a node is, and what it asks for.
@@ -257,8 +257,37 @@ impl Session {
     }
 
     pub(crate) fn answer(&self, node: &Node, token: Option<&JoinToken>) -> ToCoordinator {
+        self.answer_with(node, token, 1, vec![])
+    }
+
+    /// An answer with evidence beside identity and token, made for the moment and the subject.
+    pub(crate) fn answer_showing(
+        &self,
+        node: &Node,
+        token: Option<&JoinToken>,
+        show: impl FnOnce(&Moment, &Subject) -> Vec<Evidence>,
+    ) -> ToCoordinator {
         let challenge = self.challenge.as_ref().unwrap();
         let moment = challenge.request.moment(&self.exporter, 1, RUNTIME);
+        let subject = Subject {
+            mesh: challenge.request.mesh,
+            cluster: node.cluster.parse().unwrap(),
+            identity_key: node.identity.public(),
+            wireguard_key: node.wireguard.public(),
+        };
+        self.answer_with(node, token, 1, show(&moment, &subject))
+    }
+
+    /// An answer under some version of the policy bundle, with evidence beside the identity.
+    pub(crate) fn answer_with(
+        &self,
+        node: &Node,
+        token: Option<&JoinToken>,
+        policy_version: u64,
+        evidence: Vec<Evidence>,
+    ) -> ToCoordinator {
+        let challenge = self.challenge.as_ref().unwrap();
+        let moment = challenge.request.moment(&self.exporter, policy_version, RUNTIME);
         let introduction = Introduction {
             name: node.name.parse().unwrap(),
             cluster: node.cluster.parse().unwrap(),
@@ -269,7 +298,7 @@ impl Session {
             identity: &node.identity,
             wireguard: &node.wireguard,
             token: token.map(|token| (token.id, &token.seed)),
-            evidence: vec![],
+            evidence,
         };
         ToCoordinator::Hello(Box::new(introduction.answer(&challenge.request, &moment)))
     }
@@ -286,8 +315,18 @@ fn now() -> carrick_types::UnixTime {
 impl Running {
     /// Joins, or says why not.
     pub(crate) async fn join(&self, node: &Node, token: Option<&JoinToken>) -> Result<Member, Refusal> {
+        self.join_showing(node, token, |_, _| vec![]).await
+    }
+
+    /// Joins with evidence beside identity and token, or says why not.
+    pub(crate) async fn join_showing(
+        &self,
+        node: &Node,
+        token: Option<&JoinToken>,
+        show: impl FnOnce(&Moment, &Subject) -> Vec<Evidence>,
+    ) -> Result<Member, Refusal> {
         let mut session = self.session().await;
-        let hello = session.answer(node, token);
+        let hello = session.answer_showing(node, token, show);
         session.say(&hello).await;
         let answer = session.next().await.expect("an answer");
         if let ToNode::Refused(refusal) = answer {

@@ -33,6 +33,11 @@ impl Kind {
         !matches!(self, Self::Identity | Self::JoinToken)
     }
 
+    /// Whether evidence of this kind is compared with what the node showed before: see [`follows`](crate::follows).
+    pub const fn has_history(self) -> bool {
+        matches!(self, Self::Tpm)
+    }
+
     /// The kind as it is written, in transcripts as in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {

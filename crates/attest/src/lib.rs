@@ -6,11 +6,17 @@
 //!
 //! Pure: bytes, policy, transcript and time come in as arguments. What asks a device for evidence lives in `carrick_node::attester`.
 
+// Tests that other crates include name this one as those do.
+#[cfg(test)]
+extern crate self as carrick_attest;
+
 mod appraisal;
 mod appraise;
 mod blob;
 mod evidence;
+mod follows;
 mod grant;
+mod hex;
 mod kind;
 pub mod kubernetes;
 mod learn;
@@ -28,7 +34,9 @@ pub use appraisal::{Appraisal, Claim, Verdict};
 pub use appraise::{AttestationResult, MAX_SKEW, Rejection, appraise};
 pub use blob::{Blob, Bytes};
 pub use evidence::{Evidence, MAX_STATEMENT, Moment, Statement, Subject};
+pub use follows::follows;
 pub use grant::{Grant, StatementDigest, grant};
+pub use hex::Hex;
 pub use kind::Kind;
 pub use learn::learn;
 pub use policy::{Bundle, SignedBundle, TrustedBundle};

@@ -71,16 +71,23 @@ pub enum PublicKey {
 
 /// An algorithm of a signature, apart from the curve, which the key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Algorithm {
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5.
     RsaPkcs1(Hash),
+    /// RSASSA-PSS: the mask made with the same hash, the salt as long as it.
     RsaPss(Hash),
+    /// ECDSA.
     Ecdsa(Hash),
 }
 
+/// A hash function of a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hash {
+pub enum Hash {
+    /// SHA-256.
     Sha256,
+    /// SHA-384.
     Sha384,
+    /// SHA-512.
     Sha512,
 }
 
@@ -107,7 +114,7 @@ pub struct Certificate {
 pub struct RevocationList {
     signed: Signed,
     from: UnixTime,
-    to: Option<UnixTime>,
+    to: UnixTime,
     serials: Vec<Vec<u8>>,
 }
 
@@ -134,7 +141,7 @@ impl Certificate {
         if !rest.is_empty() || !has_one_spelling(der, parsed.tbs_certificate.as_ref()) {
             return Err(malformed);
         }
-        let subject_text = parsed.subject().to_string();
+        let subject_text = shown(&parsed.subject().to_string());
         let unknown = || X509Error::Algorithm(subject_text.clone());
         let mut ca = false;
         let (mut path_length, mut signs_certificates, mut signs_lists) = (None, None, None);
@@ -220,6 +227,11 @@ impl Certificate {
     /// The subject's key.
     pub const fn public_key(&self) -> &PublicKey {
         &self.key
+    }
+
+    /// What its issuer signed it with.
+    pub const fn signature_algorithm(&self) -> Algorithm {
+        self.signed.algorithm
     }
 
     /// Whether it is a certificate authority's.
@@ -319,7 +331,9 @@ impl RevocationList {
         if !rest.is_empty() || !has_one_spelling(der, parsed.tbs_cert_list.as_ref()) {
             return Err(malformed);
         }
-        let unknown = || X509Error::Algorithm(format!("the revocation list of {}", parsed.issuer()));
+        let unknown = || {
+            X509Error::Algorithm(format!("the revocation list of {}", shown(&parsed.issuer().to_string())))
+        };
         Ok(Self {
             signed: Signed {
                 body: parsed.tbs_cert_list.as_ref().to_vec(),
@@ -328,7 +342,8 @@ impl RevocationList {
                 signature: parsed.signature_value.data.to_vec(),
             },
             from: time(parsed.last_update().timestamp()),
-            to: parsed.next_update().map(|at| time(at.timestamp())),
+            // Without it (RFC 5280 asks for it), nobody could tell whether the list is current.
+            to: parsed.next_update().map(|at| time(at.timestamp())).ok_or(malformed)?,
             serials: parsed.iter_revoked_certificates().map(|entry| entry.raw_serial().to_vec()).collect(),
         })
     }
@@ -338,16 +353,24 @@ impl RevocationList {
     /// # Errors
     /// [`X509Error::Signature`] or [`X509Error::Validity`].
     pub fn check_issued_by(&self, issuer: &Certificate, now: UnixTime) -> Result<(), X509Error> {
-        let may = issuer.ca && issuer.signs_lists.unwrap_or(true);
         let subject = format!("the revocation list of {}", issuer.subject_text);
-        if !may || !self.signed.holds(issuer) {
+        if !self.is_signed_by(issuer) {
             return Err(X509Error::Signature(subject));
         }
-        let to = self.to.unwrap_or(UnixTime::from_millis(u64::MAX));
-        if now < self.from || now > to {
-            return Err(X509Error::Validity { subject, from: self.from, to });
+        if now < self.from || now > self.to {
+            return Err(X509Error::Validity { subject, from: self.from, to: self.to });
         }
         Ok(())
+    }
+
+    /// Whether a certificate authority signed this list, at whatever time.
+    pub fn is_signed_by(&self, issuer: &Certificate) -> bool {
+        issuer.ca && issuer.signs_lists.unwrap_or(true) && self.signed.holds(issuer)
+    }
+
+    /// What its issuer signed it with.
+    pub const fn signature_algorithm(&self) -> Algorithm {
+        self.signed.algorithm
     }
 
     /// Whether a certificate of the list's issuer is on the list.
@@ -364,6 +387,25 @@ impl PublicKey {
             Self::P256(_) | Self::P384(_) => Algorithm::Ecdsa(Hash::Sha256),
         };
         self.verifies(algorithm, message, signature)
+    }
+
+    /// Whether this is a key on P-384 that made a signature over SHA-384 of a message, r and s in 48 bytes each, big-endian: what COSE
+    /// calls ES384.
+    pub fn verifies_es384(&self, message: &[u8], signature: &[u8; 96]) -> bool {
+        let Self::P384(key) = self else { return false };
+        UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, key).verify(message, signature).is_ok()
+    }
+
+    /// How many bits the modulus has, of an RSA key.
+    pub fn rsa_bits(&self) -> Option<usize> {
+        let Self::Rsa(key) = self else { return None };
+        let (rest, key) = x509_parser::public_key::RSAPublicKey::from_der(key).ok()?;
+        rest.is_empty().then(|| key.key_size())
+    }
+
+    /// Whether this key made an RSA PSS signature over SHA-256 of a message, with a salt as long as the hash.
+    pub fn verifies_sha256_pss(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.verifies(Algorithm::RsaPss(Hash::Sha256), message, signature)
     }
 
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
@@ -400,10 +442,20 @@ impl Signed {
     }
 }
 
-/// Whether what is not signed leaves nothing open: behind the signed body come the algorithm that the body names too, byte by byte,
+/// Whether what is not signed leaves nothing open: the signed body is in one sequence whose header is as short as DER asks; behind it come the algorithm that the body names too, byte by byte,
 /// and a bit string of whole bytes, both written as DER asks.
 fn has_one_spelling(der: &[u8], body: &[u8]) -> bool {
     let Some(start) = der.windows(body.len()).position(|window| window == body) else { return false };
+    let length = der.len() - start;
+    let long = length.to_be_bytes();
+    let long = &long[long.iter().take_while(|byte| **byte == 0).count()..];
+    let header = match u8::try_from(length) {
+        Ok(short @ 0..=0x7f) => vec![0x30, short],
+        Ok(_) | Err(_) => [&[0x30, 0x80 | u8::try_from(long.len()).unwrap_or(0)], long].concat(),
+    };
+    if der[..start] != header {
+        return false;
+    }
     let behind = &der[start + body.len()..];
     let Some(algorithm) = behind.get(1).and_then(|length| behind.get(..2 + usize::from(*length))) else {
         return false;
@@ -426,7 +478,9 @@ fn public_key(info: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Option<Publ
     let key = info.subject_public_key.data.to_vec();
     let algorithm = &info.algorithm;
     // A key that is for PSS only may name parameters of its own; what signs with it names them again.
-    if algorithm.algorithm == OID_PKCS1_RSAENCRYPTION || algorithm.algorithm == OID_PKCS1_RSASSAPSS {
+    // One that only decrypts may be named by what it decrypts, RSAES-OAEP: some vendors of TPMs do.
+    let oaep = algorithm.algorithm.to_id_string() == "1.2.840.113549.1.1.7";
+    if oaep || algorithm.algorithm == OID_PKCS1_RSAENCRYPTION || algorithm.algorithm == OID_PKCS1_RSASSAPSS {
         return Some(PublicKey::Rsa(key));
     }
     if algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
@@ -465,6 +519,11 @@ fn algorithm(identifier: &AlgorithmIdentifier<'_>) -> Option<Algorithm> {
         "2.16.840.1.101.3.4.2.3" => Some(Algorithm::RsaPss(Hash::Sha512)),
         _ => None,
     }
+}
+
+/// A name for people: whoever wrote it, it moves no cursor and fills no screen.
+fn shown(name: &str) -> String {
+    name.chars().take(256).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Seconds since 1970; what lies before reads as 1970.
@@ -551,6 +610,15 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_shown_without_control_characters_and_not_at_any_length() {
+        let name = format!("a\x1b[2Jb\nc{}", "d".repeat(1000));
+        let root = authority(&name, None, BasicConstraints::Unconstrained);
+        let shown = root.certificate.subject();
+        assert!(shown.starts_with("CN=a?[2Jb?cddd"), "{shown}");
+        assert_eq!(shown.len(), 256);
+    }
+
+    #[test]
     fn a_flipped_bit_anywhere_or_a_cut_is_refused() {
         let root = authority("root", None, BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -559,10 +627,12 @@ mod tests {
             .unwrap();
         let (der, roots) = (der.der().to_vec(), [root.certificate]);
         for at in 0..der.len() {
-            let mut bent = der.clone();
-            bent[at] ^= 1;
-            let path = Certificate::parse(&bent).map(|leaf| leaf.path_to(&[], &roots, NOW).is_ok());
-            assert!(!matches!(path, Ok(true)), "byte {at}");
+            for bit in 0..8 {
+                let mut bent = der.clone();
+                bent[at] ^= 1 << bit;
+                let path = Certificate::parse(&bent).map(|leaf| leaf.path_to(&[], &roots, NOW).is_ok());
+                assert!(!matches!(path, Ok(true)), "byte {at}, bit {bit}");
+            }
             Certificate::parse(&der[..at]).unwrap_err();
         }
         Certificate::parse(&[der.as_slice(), b"\0"].concat()).unwrap_err();

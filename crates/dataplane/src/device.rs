@@ -316,7 +316,7 @@ impl Device {
         for (key, peer) in &mut self.peers {
             let (outbox, surroundings) = (&mut self.outbox, &mut self.surroundings);
             peer.former.retain_mut(|Former { tunnel, until }| {
-                let lives = now < *until && tunnel.tick(now).is_ok();
+                let lives = now < *until && tunnel.tick(false, now).is_ok();
                 if lives {
                     flush_former(outbox, tunnel, surroundings, now);
                 } else {
@@ -326,7 +326,7 @@ impl Device {
             });
             let wanted = self.waiting.waits_for(key);
             peer.current.take_if(|tunnel| {
-                let lives = tunnel.tick(now).is_ok();
+                let lives = tunnel.tick(wanted, now).is_ok();
                 if lives {
                     flush(outbox, &peer.config.endpoints, tunnel, surroundings, now);
                 } else {

@@ -7,11 +7,15 @@ use std::{
 
 use carrick_types::WireGuardKey;
 use carrick_wireguard::{
-    Config, Event, Identified, Message, OVERHEAD, Refused, Tai64N, Transmit,
+    Config, Event, Identified, Message, OVERHEAD, REKEY_TIMEOUT, Refused, Tai64N, Transmit,
     message::{self, CookieReply, MessageType, Response},
 };
 
 use crate::{outside::Surroundings, own_keys::OwnKey};
+
+/// After so long the first initiation to a peer is repeated, then after twice as long each time. Only the last one is answered in
+/// time on a path that is slower than this, until the pauses are as long as the path.
+const FIRST_REPEAT: Duration = Duration::from_millis(250);
 
 /// The tunnel is over: no handshake succeeded for too long, or it was idle for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,11 @@ pub(crate) struct Tunnel {
     has_keys: bool,
     /// Whether the next tick begins a handshake, unless the peer is heard of before.
     looking: bool,
+    /// When the first initiation to a peer that was never heard of is repeated, and how long was waited for that. The peer may have been
+    /// told of this node a moment later than this node of the peer; a first packet need not wait [`REKEY_TIMEOUT`] for that.
+    first_contact: Option<(Instant, Duration)>,
+    /// Whether there was a first initiation.
+    contacted: bool,
     expired: bool,
 }
 
@@ -70,6 +79,8 @@ impl Tunnel {
             rtt: None,
             has_keys: false,
             looking: false,
+            first_contact: None,
+            contacted: false,
             expired: false,
         }
     }
@@ -112,6 +123,18 @@ impl Tunnel {
     /// Asks for a handshake, unless one of either side is under way.
     pub(crate) fn initiate(&mut self, now: Instant) {
         self.engine.initiate(now);
+        if self.endpoint.is_none() && !self.contacted {
+            self.contacted = true;
+            self.first_contact = Some((now + FIRST_REPEAT, FIRST_REPEAT));
+        }
+    }
+
+    /// Whether the first initiation is to be repeated now.
+    fn repeats_first_contact(&mut self, now: Instant) -> bool {
+        let Some((_, waited)) = self.first_contact.take_if(|(due, _)| *due <= now) else { return false };
+        let longer = waited * 2;
+        self.first_contact = (longer < REKEY_TIMEOUT).then(|| (now + longer, longer));
+        true
     }
 
     /// Takes a handshake message.
@@ -173,15 +196,15 @@ impl Tunnel {
         surroundings.with(now, &mut || index(slot, next_index), |context| self.engine.poll_transmit(context))
     }
 
-    /// Runs the timers. To be called a few times a second.
-    pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Expired> {
+    /// Runs the timers. To be called a few times a second. `wanted` says that packets wait for this tunnel.
+    pub(crate) fn tick(&mut self, wanted: bool, now: Instant) -> Result<(), Expired> {
         if self.engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
             self.engine.handle_timeout(now);
         }
         self.take_events(now);
         // One that was made for an initiation that it refused has nothing to wait for.
         self.expired |= self.engine.poll_timeout().is_none();
-        if std::mem::take(&mut self.looking) {
+        if std::mem::take(&mut self.looking) || (wanted && self.repeats_first_contact(now)) {
             self.engine.look(now);
         }
         if self.expired { Err(Expired) } else { Ok(()) }
@@ -196,6 +219,7 @@ impl Tunnel {
     fn heard_from(&mut self, from: SocketAddr, now: Instant) {
         self.endpoint = Some(from);
         self.looking = false;
+        self.first_contact = None;
         self.take_events(now);
     }
 

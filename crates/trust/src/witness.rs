@@ -8,7 +8,8 @@ use std::{
 };
 
 use carrick_attest::{
-    Bytes, Grant, MAX_SKEW, SignedBundle, Statement, StatementDigest, Subject, TrustedBundle, appraise,
+    Bytes, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject, TrustedBundle,
+    appraise, follows,
     policy::{BundleError, ClusterPolicy, LogHead},
 };
 use carrick_types::{
@@ -92,6 +93,9 @@ pub struct Witness {
     view: Option<View>,
     /// Those among the doubted who were believed, and whom another bundle may admit again.
     shelved: BTreeMap<NodeId, Member>,
+    /// What those who are not in the view showed when they were last believed, as far as later evidence must follow it. Bounded by
+    /// [`MAX_PEERS`].
+    former: BTreeMap<NodeId, Vec<Statement>>,
 }
 
 /// A peer in a message, with a grant to be examined.
@@ -119,6 +123,7 @@ impl Witness {
             set_back_from: None,
             view: None,
             shelved: BTreeMap::new(),
+            former: BTreeMap::new(),
         }
     }
 
@@ -181,7 +186,9 @@ impl Witness {
         self.check_own(&netmap.own)?;
         let head = self.follow(&netmap.log, now)?;
         let mut before = self.view.take().map(|view| view.members).unwrap_or_default();
-        self.shelved.clear();
+        for (id, member) in mem::take(&mut self.shelved) {
+            self.keep_former(id, &member.statements);
+        }
         let mut view = View {
             revision: netmap.revision,
             own: netmap.own,
@@ -196,6 +203,9 @@ impl Witness {
             }
         }
         self.admit(&mut view, shown, head, now);
+        for (id, member) in before {
+            self.keep_former(id, &member.statements);
+        }
         self.view = Some(view);
         Ok(())
     }
@@ -228,10 +238,14 @@ impl Witness {
         view.revision = delta.to;
         revoked.iter().for_each(|id| self.memory.revoke(*id));
         for id in delta.removes.iter().chain(&revoked) {
-            view.members.remove(id);
+            let member = view.members.remove(id).or_else(|| self.shelved.remove(id));
+            if let Some(member) = member {
+                self.keep_former(*id, &member.statements);
+            }
             view.doubted.remove(id);
             self.shelved.remove(id);
         }
+        revoked.iter().for_each(|id| drop(self.former.remove(id)));
         if let Some(own) = delta.own {
             view.own = own;
             self.make_way(&mut view);
@@ -358,19 +372,40 @@ impl Witness {
         });
         for peer in shown {
             let examined = self.examine(view, &peer, head, now);
-            let Shown { id, endpoints, proof, .. } = peer;
-            self.shelved.remove(&id);
+            let Shown { id, endpoints, proof, known } = peer;
+            let before = known.or(self.shelved.remove(&id));
             view.doubted.remove(&id);
             match examined {
                 Ok((grant, statements)) => {
                     let index = proof.logged.index;
                     self.memory.positions.insert(id, index);
+                    self.former.remove(&id);
                     view.members.insert(id, Member { grant, index, statements, endpoints: few(endpoints) });
                 }
-                Err(doubt) => drop(view.doubted.insert(id, doubt)),
+                Err(doubt) => {
+                    view.doubted.insert(id, doubt);
+                    if let Some(before) = before {
+                        self.keep_former(id, &before.statements);
+                    }
+                }
             }
         }
         self.memory.trim();
+    }
+
+    /// Keeps what was believed of somebody who is in the view no longer.
+    fn keep_former(&mut self, id: NodeId, statements: &[Statement]) {
+        let history: Vec<Statement> =
+            statements.iter().filter(|statement| statement.evidence.kind().has_history()).cloned().collect();
+        if !history.is_empty() && (self.former.len() < MAX_PEERS || self.former.contains_key(&id)) {
+            self.former.insert(id, history);
+        }
+    }
+
+    /// What a peer showed when it was last believed, as far as that is still known.
+    fn shown_before<'a>(&'a self, peer: &'a Shown) -> &'a [Statement] {
+        let known = peer.known.as_ref().or_else(|| self.shelved.get(&peer.id));
+        known.map(|known| &known.statements).or_else(|| self.former.get(&peer.id)).map_or(&[], Vec::as_slice)
     }
 
     /// Everything that must hold before a key enters the device.
@@ -403,6 +438,9 @@ impl Witness {
         let known = peer.known.as_ref();
         if known.is_none_or(|known| known.grant != grant || known.statements != statements) {
             self.appraise(&grant, &statements, now)?;
+            if self.trust == Trust::Evidence {
+                follows(self.shown_before(peer), &statements).map_err(|rejection| evidence(&rejection))?;
+            }
         }
         self.check_free(view, &grant)?;
         Ok((grant, statements))
@@ -432,7 +470,7 @@ impl Witness {
             Ok(result) => result.capability().and_then(|capability| capability.prefixes.clone()),
             // Its evidence is not asked for; a key is accepted under a bundle in force only.
             Err(_) if self.trust == Trust::Coordinator && now < bundle.get().expires_at => None,
-            Err(rejection) => return Err(Doubt::Evidence(rejection.why.chars().take(MAX_WHY).collect())),
+            Err(rejection) => return Err(evidence(&rejection)),
         };
         check_claim(&grant.allowed_ips, allowed.as_deref())
     }
@@ -514,6 +552,11 @@ impl View {
     pub fn by_key(&self, key: &WireGuardKey) -> Option<&Member> {
         self.members.values().find(|member| member.grant.wireguard_key == *key)
     }
+}
+
+/// Evidence that is not enough, in words that are not too many.
+fn evidence(rejection: &Rejection) -> Doubt {
+    Doubt::Evidence(rejection.why.chars().take(MAX_WHY).collect())
 }
 
 /// Each peer once, and no more than a mesh can have, with those that are in the view already.

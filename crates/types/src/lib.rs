@@ -9,6 +9,7 @@ mod id;
 mod key;
 mod lease;
 mod name;
+mod operator;
 mod text;
 mod time;
 mod token;
@@ -23,5 +24,6 @@ pub use key::{
 };
 pub use lease::LeaseProfile;
 pub use name::{ClusterName, NodeName, ParseNameError};
+pub use operator::ParseOperatorError;
 pub use time::{ParseTimeError, UnixTime};
 pub use token::{JoinToken, ParseTokenError};

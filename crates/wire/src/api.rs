@@ -137,6 +137,22 @@ pub struct AppraisalPolicy {
     pub signed: SignedBundle,
     /// Whether the coordinator itself holds the operator's key, and so can sign.
     pub operator_key_held: bool,
+    /// The nodes that a bundle suspends, or would: only in the answer to one that is put, or tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspends: Vec<SuspendedNode>,
+}
+
+/// A node whose evidence is not enough under a policy bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SuspendedNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// What its evidence lacks.
+    pub why: String,
 }
 
 /// A new policy bundle: signed, or a draft that a coordinator which holds the operator's key signs. Exactly one of them.
@@ -167,6 +183,21 @@ pub struct NamedOperator {
     /// Signed by the former operator.
     #[schema(value_type = Object)]
     pub succession: Signed<Succession>,
+}
+
+/// What a node showed for its grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeEvidence {
+    /// The node's id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Whether peers accept it.
+    pub state: NodeState,
+    /// The text of each statement, JSON, byte by byte as the grant names it by its hash.
+    pub statements: Vec<String>,
 }
 
 /// When and why a node was cut off.

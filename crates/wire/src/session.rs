@@ -3,6 +3,8 @@
 //! ```text
 //! coordinator                                node
 //!   Challenge  ------------------------------>   with the policy bundle
+//!   <------------------------------  Activate    of a node that will show evidence of a TPM, here and after Attest
+//!   Credential  ----------------------------->
 //!   <------------------------------  Hello       with evidence
 //!   Welcome | Refused  ---------------------->
 //!   Netmap | Delta  ------------------------->   then a Delta with every change
@@ -22,7 +24,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use carrick_attest::{Bytes, SignedBundle};
+use carrick_attest::{Bytes, SignedBundle, tpm};
 use carrick_types::{ClusterName, NodeId, NodeName, Revision, UnixTime};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -65,6 +67,9 @@ pub enum ToNode {
     Delta(NetmapDelta),
     /// The node shall prove itself anew, as [`ToCoordinator::Attested`].
     Attest(Request),
+    /// The answer to [`ToCoordinator::Activate`]. The evidence that follows proves that the node's TPM recovered what is in it; it
+    /// serves once, in this session.
+    Credential(Box<tpm::Credential>),
     /// The coordinator has heard a heartbeat, and vouches for the netmap.
     Beat(Beat),
     /// The operator changed the policy bundle.
@@ -99,6 +104,8 @@ pub struct Proven {
 pub enum ToCoordinator {
     /// The answer to the challenge.
     Hello(Box<Hello>),
+    /// The node will show evidence of a TPM, with these keys: in its hello, or because it was asked. One at a time.
+    Activate(Box<tpm::Keys>),
     /// Where the node's WireGuard socket may be reached, best first; at most [`MAX_ENDPOINTS`].
     Endpoints {
         /// The candidates.

@@ -1,14 +1,33 @@
 //! Where evidence comes from: one module for each kind, asked when the policy bundle wants the kind.
 
+mod kubernetes;
+mod tee;
+mod tpm;
+
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use carrick_attest::{Evidence, Kind, Moment, Subject, Transcript, policy::ClusterPolicy};
+use carrick_attest::{Evidence, Kind, Moment, Subject, Transcript, policy::ClusterPolicy, tpm as evidence};
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
+pub use self::{
+    kubernetes::KubernetesSource,
+    tee::{Device, DeviceError, Report, TeeSources},
+    tpm::{KeyAlgorithm, ParseTctiError, Tcti, TpmSource},
+};
+
 /// Where this host's evidence comes from.
 #[derive(Debug, Clone, Default)]
-pub struct EvidenceSources {}
+pub struct EvidenceSources {
+    /// The API server that vouches for this pod; where this is `None`, the one of the pod that the agent runs in, if it does.
+    pub kubernetes: Option<KubernetesSource>,
+    /// The devices of confidential VMs and enclaves.
+    pub tee: TeeSources,
+    /// Devices that report on this host without being ones that the kernel shows: recorded ones, for tests.
+    pub devices: Vec<(Kind, Arc<dyn Device>)>,
+    /// The TPM, where there is one. It is left alone as long as the policy bundle does not ask for it.
+    pub tpm: Option<TpmSource>,
+}
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +56,16 @@ pub enum AttesterError {
 pub(crate) trait Attester: fmt::Debug + Send {
     /// Which.
     fn kind(&self) -> Kind;
+
+    /// The keys for which the coordinator must make a credential first, where it must.
+    fn keys(&mut self) -> BoxFuture<'_, Result<Option<evidence::Keys>, String>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Takes the credential, for the evidence that is asked for next.
+    fn activate<'a>(&'a mut self, _: &'a evidence::Credential) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Err("it takes no credential".to_owned()) })
+    }
 
     /// Evidence that is bound to a transcript, or what the device said instead. Cancel-safe: what was begun is done again.
     fn attest<'a>(&'a mut self, transcript: &'a Transcript) -> BoxFuture<'a, Result<Evidence, String>>;
@@ -76,6 +105,32 @@ impl Attesters {
         }
     }
 
+    /// The keys for which the coordinator must make a credential before evidence of these kinds is of use, where it must.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) async fn keys(&self, kinds: &BTreeSet<Kind>) -> Result<Option<evidence::Keys>, AttesterError> {
+        for attester in self.0.lock().await.iter_mut().filter(|attester| kinds.contains(&attester.kind())) {
+            let kind = attester.kind();
+            if let Some(keys) = attester.keys().await.map_err(|why| AttesterError::Device { kind, why })? {
+                return Ok(Some(keys));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands the credential to the TPM.
+    ///
+    /// # Errors
+    /// The device fails, or does not have both keys.
+    pub(crate) async fn activate(&self, credential: &evidence::Credential) -> Result<(), AttesterError> {
+        let (kind, mut attesters) = (Kind::Tpm, self.0.lock().await);
+        let attester = attesters.iter_mut().find(|attester| attester.kind() == kind);
+        let attester =
+            attester.ok_or_else(|| AttesterError::Device { kind, why: "there is none".to_owned() })?;
+        attester.activate(credential).await.map_err(|why| AttesterError::Device { kind, why })
+    }
+
     /// Asks for evidence of each kind; of a join token, which is no device, for nothing.
     ///
     /// # Errors
@@ -100,7 +155,17 @@ impl Attesters {
 impl EvidenceSources {
     /// The attesters that this host has.
     fn open(&self) -> Vec<Box<dyn Attester>> {
-        Vec::new()
+        let mut attesters = tee::open(&self.tee);
+        for (kind, device) in &self.devices {
+            attesters.push(tee::attester(*kind, Arc::clone(device), &self.tee));
+        }
+        if let Some(source) = self.kubernetes.clone().or_else(KubernetesSource::of_this_pod) {
+            attesters.push(Box::new(kubernetes::Kubernetes(source)));
+        }
+        if let Some(source) = &self.tpm {
+            attesters.push(Box::new(tpm::TpmAttester::new(source.clone())));
+        }
+        attesters
     }
 }
 

@@ -18,6 +18,7 @@ mod packet;
 mod process;
 pub mod sandbox;
 mod state;
+mod swtpm;
 pub mod traffic;
 
 pub use capture::Capture;
@@ -31,3 +32,4 @@ pub use packet::{Ip, Packet};
 pub use process::Process;
 pub use sandbox::{Missing, inside, preflight, reexec};
 pub use state::NetworkState;
+pub use swtpm::{Certified, Swtpm};

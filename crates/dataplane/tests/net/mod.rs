@@ -73,6 +73,11 @@ impl Net {
         net
     }
 
+    /// With so many milliseconds between any two nodes.
+    pub(crate) fn slow(nodes: usize, latency: u64) -> Self {
+        Self { latency: (latency, latency), ..Self::new(nodes) }
+    }
+
     /// From here on datagrams overtake each other.
     pub(crate) fn reorder(&mut self, seed: u64) {
         self.latency = (1, 30);

@@ -10,3 +10,4 @@ mod log;
 mod mesh;
 mod netmaps;
 mod properties;
+mod tpm;

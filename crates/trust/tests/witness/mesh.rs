@@ -106,7 +106,12 @@ impl Profile {
         }
     }
 
-    fn statement(&self, key: u8, kind: Kind, evidence: impl FnOnce(&Transcript) -> Evidence) -> Statement {
+    pub(crate) fn statement(
+        &self,
+        key: u8,
+        kind: Kind,
+        evidence: impl FnOnce(&Transcript) -> Evidence,
+    ) -> Statement {
         let subject = self.subject(key);
         let moment = Moment {
             log_size: 1,

@@ -27,7 +27,7 @@ fn endpoint() -> SocketAddr {
 /// Node `own`, which knows node `peer`.
 fn device(own: u8, peer: u8) -> Device {
     let prefix = |n: u8| format!("10.0.{n}.0/24").parse().expect("a prefix");
-    let mut device = Device::new(secret(own));
+    let mut device = Device::new(&secret(own), Seeded(own));
     device.set_own(vec![prefix(own)]);
     let config =
         PeerConfig { allowed_ips: vec![prefix(peer)], endpoints: vec![endpoint()], admits_new: true };

@@ -1,0 +1,121 @@
+//! Whether a policy bundle may come into force, and whom it would cut off.
+
+use std::sync::Arc;
+
+use carrick_attest::{Bundle, Signed, SignedBundle, TrustedBundle, appraise, policy::BundleError};
+use carrick_types::{CoordinatorKey, OperatorPin, OperatorSecret, UnixTime};
+
+use crate::{
+    mesh::PublishError,
+    state::{MeshState, NodeRecord, PublishedBundle},
+};
+
+/// The bundle that would be in force, with every succession that ever led to its operator.
+///
+/// # Errors
+/// [`PublishError`], where it may not follow the one that is in force.
+pub(crate) fn follow(
+    state: &MeshState,
+    signed: SignedBundle,
+    coordinator: CoordinatorKey,
+    now: UnixTime,
+) -> Result<PublishedBundle, PublishError> {
+    let trusted = signed.open(&OperatorPin::of(&state.bundle.trusted.operator()), &state.mesh)?;
+    check_succession(state, trusted.get(), coordinator, now)?;
+    // Whoever believes a former operator is led to this one by every step that there ever was.
+    let mut successions = state.bundle.signed.successions.clone();
+    for step in &signed.successions {
+        if !successions.contains(step) {
+            successions.push(step.clone());
+        }
+    }
+    Ok(PublishedBundle { signed: SignedBundle { successions, ..signed }, trusted })
+}
+
+/// A draft as if its operator had signed it: only to tell what it would do.
+///
+/// # Errors
+/// As [`follow`].
+pub(crate) fn rehearse(
+    state: &MeshState,
+    mut draft: Bundle,
+    coordinator: CoordinatorKey,
+    now: UnixTime,
+) -> Result<TrustedBundle, PublishError> {
+    check_succession(state, &draft, coordinator, now)?;
+    draft.check()?;
+    // A signature of nobody, which leaves this function only as proof that there is one. Tokens of the real operator hold.
+    let nobody = OperatorSecret::from_bytes([1; 32]);
+    draft.former_operators.push(state.bundle.trusted.operator());
+    let bundle = Signed::seal(&draft, &nobody);
+    let signed = SignedBundle { operator: nobody.public(), successions: vec![], bundle };
+    Ok(signed.open(&OperatorPin::of(&nobody.public()), &state.mesh)?)
+}
+
+/// The active nodes whose evidence is not enough under a bundle, and why.
+pub(crate) fn cut_off(
+    state: &MeshState,
+    bundle: &TrustedBundle,
+    now: UnixTime,
+) -> Vec<(Arc<NodeRecord>, String)> {
+    let judged = state.active().filter_map(|node| {
+        let appraised = appraise(&node.subject(state.mesh), node.statements(), bundle, now);
+        Some((node.clone(), appraised.err()?.why))
+    });
+    judged.collect()
+}
+
+fn check_succession(
+    state: &MeshState,
+    bundle: &Bundle,
+    coordinator: CoordinatorKey,
+    now: UnixTime,
+) -> Result<(), PublishError> {
+    if bundle.mesh != state.mesh {
+        return Err(BundleError::OtherMesh(bundle.mesh).into());
+    }
+    let (found, seen) = (bundle.version, state.policy().version);
+    if found <= seen {
+        return Err(BundleError::Older { found, seen }.into());
+    }
+    if now >= bundle.expires_at {
+        return Err(BundleError::Expired(bundle.expires_at).into());
+    }
+    if bundle.coordinator_key != coordinator {
+        return Err(PublishError::OtherCoordinator(coordinator));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::{bundle, empty, node, signing_key};
+
+    const NOW: UnixTime = UnixTime::from_millis(1000);
+
+    #[test]
+    fn a_rehearsed_draft_obeys_the_rules_of_a_signed_one() {
+        let rehearse = |draft| rehearse(&empty(), draft, signing_key().public(), NOW);
+        let second = Bundle { version: 2, ..bundle() };
+        assert_eq!(rehearse(second.clone()).unwrap().get().version, 2);
+        let why = |draft| rehearse(draft).unwrap_err().to_string();
+        assert!(why(bundle()).contains("versions only rise"));
+        assert!(why(Bundle { expires_at: NOW, ..second.clone() }).contains("expired"));
+        let mut senseless = second;
+        senseless.default.accept.clear();
+        assert!(why(senseless).contains("no evidence"));
+    }
+
+    #[test]
+    fn whoever_shows_too_little_is_named_with_the_reason_and_nothing_happens_to_it() {
+        let state = empty().with(node(1, 1));
+        let draft = Bundle { version: 2, ..bundle() };
+        let trusted = rehearse(&state, draft, signing_key().public(), NOW).unwrap();
+        let cut_off = cut_off(&state, &trusted, NOW);
+        assert_eq!(cut_off.len(), 1, "the fixture's node shows nothing at all");
+        assert_eq!(cut_off[0].0.name.as_str(), "n1");
+        assert!(cut_off[0].1.contains("identity key"), "{}", cut_off[0].1);
+        assert!(state.active().count() == 1);
+    }
+}
