@@ -6,8 +6,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_dataplane::{Device, PeerConfig, addresses};
+use carrick_dataplane::{
+    Device, Outside, PeerConfig, addresses,
+    offload::{Segments, VnetHeader},
+};
 use carrick_types::{WireGuardKey, WireGuardSecret};
+
+/// The same randomness every time, and a clock that stands still.
+struct Seeded(u8);
+
+impl Outside for Seeded {
+    fn random(&mut self, buffer: &mut [u8]) {
+        buffer.fill(self.0);
+    }
+
+    fn wall_clock(&mut self) -> Duration {
+        Duration::from_secs(1_800_000_000)
+    }
+}
 
 /// An `Instant` to count from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -49,7 +65,7 @@ fn packet(from: u8, to: u8) -> Vec<u8> {
 /// A handshake's first message, and junk of the other types.
 pub(super) fn datagrams() -> Vec<Vec<u8>> {
     let mut peer = device(2, 1);
-    peer.handle_packet(&packet(2, 1), *START);
+    peer.handle_packet(&VnetHeader::default(), &packet(2, 1), *START);
     let initiation = peer.poll_transmit().map(|transmit| transmit.payload).unwrap_or_default();
     let junk = |kind: u8, length: usize| {
         let mut message = vec![0; length];
@@ -59,25 +75,41 @@ pub(super) fn datagrams() -> Vec<Vec<u8>> {
     vec![initiation, junk(2, 92), junk(3, 64), junk(4, 32), junk(4, 80)]
 }
 
+/// One datagram, and as many of half its length in one call.
 pub(super) fn run_datagrams(input: &[u8]) {
     let mut device = device(1, 2);
-    device.handle_datagram(endpoint(), input, *START);
-    device.handle_packet(&packet(1, 2), *START);
-    device.handle_datagram(endpoint(), input, *START);
+    for segment in [input.len(), input.len() / 2] {
+        let mut datagrams = input.to_vec();
+        device.handle_datagrams(endpoint(), &mut datagrams, segment, *START, |_| {
+            panic!("nothing comes out of a tunnel that never was");
+        });
+        device.handle_packet(&VnetHeader::default(), &packet(1, 2), *START);
+    }
     device.handle_timeout(*START + Duration::from_secs(1));
     while device.poll_transmit().is_some() {}
-    assert!(device.poll_packet().is_none(), "nothing comes out of a tunnel that never was");
 }
 
+/// Packets as the interface gives them, behind their header.
 pub(super) fn packets() -> Vec<Vec<u8>> {
     let mut v6 = vec![0; 48];
     v6[0] = 0x60;
-    vec![packet(1, 2), v6]
+    let mut superpacket = packet(1, 2);
+    superpacket.resize(500, 1);
+    [(0, packet(1, 2)), (0, v6), (5, superpacket)]
+        .map(|(gso, packet)| [&[0, gso, 0, 0, 100, 0, 0, 0, 0, 0], packet.as_slice()].concat())
+        .to_vec()
 }
 
 pub(super) fn run_packet(input: &[u8]) {
-    let _ = addresses(input);
+    let Some((header, packet)) = input.split_first_chunk() else { return };
+    let _ = addresses(packet);
+    let Some(header) = VnetHeader::parse(header) else { return };
+    if let Ok(mut segments) = Segments::of(&header, packet) {
+        while let Some(length) = segments.next_length() {
+            segments.write_next(&mut vec![0; length]);
+        }
+    }
     let mut device = device(1, 2);
-    device.handle_packet(input, *START);
+    device.handle_packet(&header, packet, *START);
     while device.poll_transmit().is_some() {}
 }
