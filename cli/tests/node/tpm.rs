@@ -1,6 +1,6 @@
 //! Nodes whose TPM is asked: the real agent, and swtpm in the place of the chip.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use carrick_attest::{Bundle, Kind, tpm::Policy};
 use carrick_client::{Api, Connection, connect};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     mesh::{assert_does_not_reach, assert_reaches},
-    support::{PATIENCE, carrick, guest, node_of, wait_for},
+    support::{PATIENCE, carrick, guest, wait_for},
 };
 
 const EAST: usize = 0;
@@ -88,10 +88,8 @@ fn with_tpms(mut mesh: Mesh) -> (Mesh, Vec<Swtpm>) {
 fn start(mesh: &mut Mesh, tpms: &[Swtpm]) {
     for (index, tpm) in tpms.iter().enumerate() {
         let token = mesh.token(&mesh.nodes[index].cluster.clone(), 1).unwrap();
-        let since = Instant::now();
         start_node(mesh, index, Some(&token), tpm);
         mesh.wait_for_node(index).unwrap();
-        println!("{} knows its peers {:?} after it was started", mesh.nodes[index].name, since.elapsed());
     }
     mesh.settle().unwrap();
 }
@@ -105,18 +103,15 @@ fn start_node(mesh: &mut Mesh, index: usize, token: Option<&str>, tpm: &Swtpm) {
 
 /// Puts a policy bundle into force that asks every node for a token and a TPM of these vendors.
 async fn ask_for_tpms(mesh: &Mesh, endorsement_roots: Vec<String>) {
-    let credential = std::fs::read_to_string(mesh.data_dir().join("admin.credential")).unwrap();
-    let credential: Credential = credential.trim().parse().unwrap();
-    let url: carrick_client::CoordinatorUrl =
-        format!("https://{}", mesh.coordinator_address()).parse().unwrap();
-    let api = Api::new(url.clone(), credential.clone());
-    let policy: AppraisalPolicy = api.get("/v1/appraisal-policy").await.unwrap();
+    let policy: AppraisalPolicy = api(mesh).get("/v1/appraisal-policy").await.unwrap();
     let mut draft: Bundle = serde_json::from_str(policy.signed.bundle.text()).unwrap();
     draft.version += 1;
     draft.default.reattest_s = REATTEST;
     draft.default.accept = vec![[Kind::JoinToken, Kind::Tpm].into()];
     draft.default.tpm = Some(Policy { endorsement_roots, ..Policy::default() });
     let body = json!({ "draft": draft }).to_string();
+    let credential = credential(mesh);
+    let url = format!("https://{}", mesh.coordinator_address()).parse().unwrap();
     let Connection { mut stream, .. } = connect(&url, credential.ca(), None).await.unwrap();
     let request = format!(
         "PUT /v1/appraisal-policy HTTP/1.1\r\nhost: coordinator.carrick.internal\r\nauthorization: Bearer {credential}\r\n\
@@ -129,11 +124,20 @@ async fn ask_for_tpms(mesh: &Mesh, endorsement_roots: Vec<String>) {
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
 }
 
-/// What the coordinator says of a node's TPM.
+/// What the coordinator says of a node's TPM, with every claim.
 fn tpm_of(mesh: &Mesh, name: &str) -> Value {
-    let node = node_of(mesh, name);
+    let path = format!("/v1/nodes/{name}");
+    let node: Value = guest::on(&mesh.coordinator_host, async || api(mesh).get(&path).await.unwrap());
     let evidence = node["evidence"].as_array().unwrap().iter().find(|evidence| evidence["kind"] == "tpm");
     evidence.unwrap_or_else(|| panic!("no TPM in {node}")).clone()
+}
+
+fn api(mesh: &Mesh) -> Api {
+    Api::new(format!("https://{}", mesh.coordinator_address()).parse().unwrap(), credential(mesh))
+}
+
+fn credential(mesh: &Mesh) -> Credential {
+    std::fs::read_to_string(mesh.data_dir().join("admin.credential")).unwrap().trim().parse().unwrap()
 }
 
 fn claimed(evidence: &Value, name: &str) -> String {
