@@ -276,7 +276,7 @@ fn junk_with_a_right_first_mac_makes_peers_prove_where_they_are_for_a_second() {
         two.handle_datagram("198.51.100.7:9".parse().unwrap(), &initiation, now);
     }
     std::iter::from_fn(|| two.poll_transmit()).for_each(drop);
-    let challenged = |two: &mut Device, now| {
+    let challenged = |two: &mut Host, now| {
         two.handle_datagram(ONE.parse().unwrap(), &initiation, now);
         two.poll_transmit().is_some_and(|answer| answer.payload.len() == 64)
     };
