@@ -26,7 +26,7 @@ use crate::{
     gossip::{self, Gossip},
     host,
     identity::{Identity, Progress, Question, now},
-    netlink::{Interface, TABLE},
+    netlink::{Interface, MARK},
     plan::{Plan, Standing, plan},
     session::{Opening, Session, SessionError},
     shard::{Command, Shard},
@@ -80,7 +80,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     let identity = Identity::open(&config)?;
     let _only = host::claim().map_err(|_| NodeError::NotAlone)?;
     let tun = Tun::open(&config.interface)?;
-    let sockets = UdpSockets::bind(config.listen_port, TABLE).map_err(|error| {
+    let sockets = UdpSockets::bind(config.listen_port, MARK).map_err(|error| {
         if error.kind() == io::ErrorKind::AddrInUse {
             NodeError::PortTaken(config.listen_port)
         } else {

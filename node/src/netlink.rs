@@ -25,8 +25,12 @@ use tokio::task::JoinHandle;
 
 use crate::{host, plan::Plan};
 
-/// The table that holds the routes, and the mark of packets that must not use it.
+/// The table that holds the routes.
 pub(crate) const TABLE: u32 = 51_780;
+
+/// The mark of the agent's own packets, which must not use the table. It has none of the bits that kube-proxy drops or masquerades by
+/// (0x8000, 0x4000), that Cilium reads (0x0f00) or that Calico takes (0xffff0000).
+pub(crate) const MARK: u32 = 0x1044;
 
 /// Before the main table (32,766), so that a default route there does not hide a peer.
 const RULE_PRIORITY: u32 = 5_178;
@@ -312,7 +316,7 @@ fn rule(family: &IpVersion) -> RuleMessage {
     rule.attributes = vec![
         RuleAttribute::Table(TABLE),
         RuleAttribute::Priority(RULE_PRIORITY),
-        RuleAttribute::FwMark(TABLE),
+        RuleAttribute::FwMark(MARK),
         RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
     ];
     rule

@@ -29,7 +29,7 @@ use tokio_tungstenite::{
 use crate::{
     attester::AttesterError,
     identity::{Progress, Question},
-    netlink::TABLE,
+    netlink::MARK,
 };
 
 /// A coordinator pings every 5 seconds; after so much silence it is gone. Less than the longest lease, so that a coordinator
@@ -238,7 +238,7 @@ async fn connect_any(coordinates: &Coordinates) -> Result<Opened, SessionError> 
 }
 
 async fn connect_one(url: &CoordinatorUrl, coordinates: &Coordinates) -> Result<Opened, SessionError> {
-    let mark = coordinates.mark.then_some(TABLE);
+    let mark = coordinates.mark.then_some(MARK);
     let Connection { stream, exporter, remote, local } = connect(url, coordinates.ca, mark).await?;
     let config =
         WebSocketConfig::default().max_message_size(Some(MAX_TO_NODE)).max_frame_size(Some(MAX_TO_NODE));

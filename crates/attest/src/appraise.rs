@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use carrick_types::{OperatorKey, UnixTime};
 
 use crate::{
-    Appraisal, Evidence, Kind, Statement, Subject, TrustedBundle, kubernetes, nitro,
+    Appraisal, Evidence, Kind, Statement, Subject, Transcript, TrustedBundle, kubernetes, nitro,
     policy::{Bundle, ClusterPolicy},
     sev_snp, tdx,
     token::{self, Capability},
@@ -177,34 +177,40 @@ fn of_kind(
             let place = (&subject.mesh, &subject.cluster);
             token::appraise(evidence, place, operators, &transcript, at)
         }
+        Evidence::Kubernetes(_)
+        | Evidence::Tpm(_)
+        | Evidence::SevSnp(_)
+        | Evidence::Tdx(_)
+        | Evidence::Nitro(_) => (measured(&statement.evidence, policy, &transcript, at), None),
+    }
+}
+
+/// Appraises evidence of a kind that has a section in the policy.
+pub(crate) fn measured(
+    evidence: &Evidence,
+    policy: &ClusterPolicy,
+    transcript: &Transcript,
+    at: UnixTime,
+) -> Appraisal {
+    let appraised = match evidence {
+        Evidence::Identity { .. } | Evidence::JoinToken(_) => None,
         Evidence::Kubernetes(evidence) => {
-            let appraised = policy
-                .kubernetes
-                .as_ref()
-                .map(|policy| kubernetes::appraise(evidence, policy, &transcript, at));
-            (appraised.unwrap_or_else(|| no_section(kind)), None)
+            policy.kubernetes.as_ref().map(|policy| kubernetes::appraise(evidence, policy, transcript, at))
         }
         Evidence::Tpm(evidence) => {
-            let appraised =
-                policy.tpm.as_ref().map(|policy| tpm::appraise(evidence, policy, &transcript, at));
-            (appraised.unwrap_or_else(|| no_section(kind)), None)
+            policy.tpm.as_ref().map(|policy| tpm::appraise(evidence, policy, transcript, at))
         }
         Evidence::SevSnp(evidence) => {
-            let appraised =
-                policy.sev_snp.as_ref().map(|policy| sev_snp::appraise(evidence, policy, &transcript, at));
-            (appraised.unwrap_or_else(|| no_section(kind)), None)
+            policy.sev_snp.as_ref().map(|policy| sev_snp::appraise(evidence, policy, transcript, at))
         }
         Evidence::Tdx(evidence) => {
-            let appraised =
-                policy.tdx.as_ref().map(|policy| tdx::appraise(evidence, policy, &transcript, at));
-            (appraised.unwrap_or_else(|| no_section(kind)), None)
+            policy.tdx.as_ref().map(|policy| tdx::appraise(evidence, policy, transcript, at))
         }
         Evidence::Nitro(evidence) => {
-            let appraised =
-                policy.nitro.as_ref().map(|policy| nitro::appraise(evidence, policy, &transcript, at));
-            (appraised.unwrap_or_else(|| no_section(kind)), None)
+            policy.nitro.as_ref().map(|policy| nitro::appraise(evidence, policy, transcript, at))
         }
-    }
+    };
+    appraised.unwrap_or_else(|| no_section(evidence.kind()))
 }
 
 /// Of a kind that the cluster's policy says nothing of.

@@ -25,6 +25,8 @@ pub mod policy;
 pub mod sev_snp;
 mod signed;
 pub mod tdx;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod token;
 pub mod tpm;
 mod transcript;

@@ -1,33 +1,31 @@
 //! Evidence that is good, one case for each kind.
 
-use carrick_attest::{Statement, Subject, TrustedBundle};
-use carrick_types::UnixTime;
+use carrick_attest::{appraise, testing};
 
 use super::paper;
 
-/// All that an appraisal takes.
+/// An appraisal that can be made again and again.
 pub(super) struct Case {
-    pub(super) subject: Subject,
-    pub(super) statements: Vec<Statement>,
-    pub(super) bundle: TrustedBundle,
-    pub(super) at: UnixTime,
+    /// Of what.
+    pub(super) name: String,
+    /// Makes it; whether the evidence is accepted.
+    pub(super) appraise: Box<dyn Fn() -> bool>,
 }
 
-impl Case {
-    /// The kinds that are shown.
-    pub(super) fn name(&self) -> String {
-        let kinds: Vec<&str> =
-            self.statements.iter().map(|statement| statement.evidence.kind().as_str()).collect();
-        kinds.join(" + ")
-    }
-}
-
-/// Every case. A kind is added here once there is evidence of it to appraise: recorded, or of a test authority.
+/// Every case: what a node with a token shows, then each kind that measures, alone.
 pub(super) fn all() -> Vec<Case> {
-    vec![join_token()]
+    let samples = testing::samples().into_iter().map(|sample| Case {
+        name: sample.name.to_owned(),
+        appraise: Box::new(move || sample.appraise().is_accepted()),
+    });
+    std::iter::once(join_token()).chain(samples).collect()
 }
 
 fn join_token() -> Case {
     let node = paper::Node::new(1);
-    Case { subject: node.subject(), statements: node.statements(), bundle: paper::trusted(), at: paper::NOW }
+    let (subject, statements, bundle) = (node.subject(), node.statements(), paper::trusted());
+    Case {
+        name: "identity + join-token".to_owned(),
+        appraise: Box::new(move || appraise(&subject, &statements, &bundle, paper::NOW).is_ok()),
+    }
 }

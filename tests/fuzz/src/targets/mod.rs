@@ -18,6 +18,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "statement", seeds: evidence::statements, run: evidence::run_statement },
     Target { name: "certificate", seeds: evidence::certificates, run: evidence::run_certificate },
     Target { name: "revocation-list", seeds: evidence::lists, run: evidence::run_list },
+    Target { name: "kubernetes-token", seeds: evidence::kubernetes, run: evidence::run_kubernetes },
+    Target { name: "tpm-quote", seeds: evidence::tpm, run: evidence::run_tpm },
+    Target { name: "sev-snp-report", seeds: evidence::sev_snp, run: evidence::run_sev_snp },
+    Target { name: "tdx-quote", seeds: evidence::tdx, run: evidence::run_tdx },
+    Target { name: "nitro-document", seeds: evidence::nitro, run: evidence::run_nitro },
     Target { name: "datagram", seeds: packets::datagrams, run: packets::run_datagrams },
     Target { name: "packet", seeds: packets::packets, run: packets::run_packet },
 ];
