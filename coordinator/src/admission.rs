@@ -213,6 +213,7 @@ fn joining(
         prefixes: hello.prefixes.clone(),
         endpoints: vec![],
         statements: Statements::default(),
+        history: Statements::default(),
         logged: LoggedEntry { position: 0, text: "".into() },
         grant_revision: state.revision,
         trust: hello.trust,
@@ -234,13 +235,21 @@ fn grant_to(
     now: UnixTime,
 ) -> Result<Plan, Refused> {
     let result = judge(state, &node, statements, now)?;
-    follows(&node.statements(), statements)?;
+    let before: Vec<Statement> = node.statements().iter().chain(node.history.parsed()).cloned().collect();
+    follows(&before, statements)?;
     let allowed = result.capability().and_then(|capability| capability.prefixes.as_deref());
     check_prefixes(state, node.id, &node.prefixes, allowed)?;
     let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));
     let revision = state.revision.next();
+    // Whoever shows another kind for a while must not come back on another machine.
+    let kept = |earlier: &Statement| {
+        let kind = earlier.evidence.kind();
+        kind.has_history() && statements.iter().all(|statement| statement.evidence.kind() != kind)
+    };
+    let history: Vec<Statement> = before.into_iter().filter(kept).collect();
     let node = NodeRecord {
         statements: Statements::of(statements),
+        history: Statements::of(&history),
         revision,
         grant_revision: revision,
         membership: Membership::Active,
