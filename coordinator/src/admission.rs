@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use carrick_attest::{
-    AttestationResult, Evidence, Grant, Kind, Statement, Subject, appraise, follows, grant, token,
+    AttestationResult, Evidence, Grant, Kind, MAX_STATEMENT, Statement, Subject, appraise, follows, grant,
+    token,
 };
 use carrick_types::{
     Cidr, NodeId, TokenId, UnixTime, WireGuardKey, check_named_prefix_claim, check_prefix_claim,
@@ -239,6 +240,11 @@ fn grant_to(
     follows(&before, statements)?;
     let allowed = result.capability().and_then(|capability| capability.prefixes.as_deref());
     check_prefixes(state, node.id, &node.prefixes, allowed)?;
+    let shown = Statements::of(statements);
+    // Peers read none that is longer.
+    if shown.texts().iter().any(|text| text.len() > MAX_STATEMENT) {
+        return Err(Refused::Protocol("a piece of evidence is too long: a statement has at most 64 KiB"));
+    }
     let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));
     let revision = state.revision.next();
     // Whoever shows another kind for a while must not come back on another machine.
@@ -248,7 +254,7 @@ fn grant_to(
     };
     let history: Vec<Statement> = before.into_iter().filter(kept).collect();
     let node = NodeRecord {
-        statements: Statements::of(statements),
+        statements: shown,
         history: Statements::of(&history),
         revision,
         grant_revision: revision,
