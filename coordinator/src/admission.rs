@@ -73,6 +73,27 @@ pub(crate) fn plan(
     }
 }
 
+/// Whether a hello brings the evidence of a stranger, who may be anybody.
+pub(crate) fn is_of_a_stranger(state: &MeshState, proven: &ProvenHello) -> bool {
+    let known = state.nodes.contains_key(&NodeId::of(&proven.subject.identity_key));
+    !known && proven.statements.len() > 1
+}
+
+/// Whether evidence is good in itself, whatever else it takes to join. The mesh's owner looks at it again; junk, which takes as long to
+/// refuse, must not keep everybody else waiting for the owner.
+///
+/// # Errors
+/// [`Refused::Evidence`].
+pub(crate) fn preview(state: &MeshState, proven: &ProvenHello, now: UnixTime) -> Result<(), Refused> {
+    match appraise(&proven.subject, &proven.statements, &state.bundle.trusted, now) {
+        Err(rejection) if rejection.appraisals.iter().any(|appraisal| appraisal.refusal().is_some()) => {
+            Err(rejection.into())
+        }
+        // A set that is not whole may lack the token.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Decides about the evidence that a member shows because it was asked, or because it has a new key.
 ///
 /// # Errors

@@ -56,3 +56,24 @@ async fn a_node_that_shows_another_kind_meanwhile_comes_back_with_its_own_tpm_on
     assert!(earlier.unwrap_err().to_string().contains("clock goes on"));
     mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 1001, 106), NOW).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_a_stranger_shows_is_looked_at_before_the_mesh_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, _ended) = mesh(dir.path(), 9).await;
+    let mut tpms = [Forger::new([0; 32]), Forger::new([0; 32])];
+    mesh.publish(either(2, &tpms[..1]), NOW).await.unwrap();
+    let shows = |statements| ProvenHello { statements, ..hello(1, "a", &[]) };
+    let [enrolled, other] = &mut tpms;
+    let (good, junk) = (shows(with_tpm(enrolled, 1000, 111)), shows(with_tpm(other, 1000, 112)));
+    let state = mesh.state();
+    admission::preview(&state, &good, NOW).unwrap();
+    assert_eq!(admission::preview(&state, &junk, NOW).unwrap_err().code(), RefusalCode::Evidence);
+    assert!(admission::is_of_a_stranger(&state, &junk));
+    assert!(
+        !admission::is_of_a_stranger(&state, &hello(1, "a", &[])),
+        "whose token is for the mesh to look at"
+    );
+    mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
+    assert!(!admission::is_of_a_stranger(&mesh.state(), &junk), "a member by now");
+}
