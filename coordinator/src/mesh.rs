@@ -623,6 +623,7 @@ fn suspended(state: &MeshState, node: &NodeRecord, why: Suspension) -> NodeRecor
 
 #[cfg(test)]
 mod tests {
+    mod history;
     mod suspensions;
 
     use carrick_attest::{Bundle, Kind, Subject};
