@@ -171,6 +171,13 @@ impl SignedBundle {
         Ok(TrustedBundle { bundle, operator: self.operator })
     }
 
+    /// From whom the successions lead: the first operator, as they say, or the signer where there is none.
+    pub fn first_operator(&self) -> OperatorKey {
+        let first = self.successions.first();
+        let step = first.and_then(|signed| serde_json::from_str::<Succession>(signed.text()).ok());
+        step.map_or(self.operator, |step| step.from)
+    }
+
     /// Whether the signer is the operator behind `pin`, or follows that one by the successions, each signed by the one before.
     fn leads_from(&self, pin: &OperatorPin, mesh: &MeshId) -> bool {
         if OperatorPin::of(&self.operator) == *pin {
