@@ -10,6 +10,9 @@ use crate::{
     state::{MeshState, NodeRecord, PublishedBundle},
 };
 
+/// How much higher the version of the next bundle may be: a slip of the finger must not use up all that there are.
+const MAX_LEAP: u64 = 1_000_000;
+
 /// The bundle that would be in force, with every succession that ever led to its operator.
 ///
 /// # Errors
@@ -82,6 +85,12 @@ fn check_succession(
     if found <= seen {
         return Err(BundleError::Older { found, seen }.into());
     }
+    if found > seen.saturating_add(MAX_LEAP) {
+        return Err(BundleError::Senseless(format!(
+            "it has version {found}, and version {seen} is in force: versions rise by {MAX_LEAP} at the most, so that there are always more"
+        ))
+        .into());
+    }
     if now >= bundle.expires_at {
         return Err(BundleError::Expired(bundle.expires_at).into());
     }
@@ -96,7 +105,7 @@ mod tests {
     use carrick_attest::policy::Succession;
 
     use super::*;
-    use crate::state::tests::{bundle, empty, node, operator, signing_key};
+    use crate::state::tests::{bundle, empty, node, operator, signed, signing_key};
 
     const NOW: UnixTime = UnixTime::from_millis(1000);
 
@@ -150,6 +159,18 @@ mod tests {
         };
         assert_eq!(offer(&first, vec![stray.clone()]).unwrap().signed.successions, []);
         offer(&second, vec![stray, step(&first, &second)]).unwrap_err();
+    }
+
+    #[test]
+    fn a_version_leaves_room_for_those_that_follow() {
+        let offer = |version| {
+            let signed = signed(&Bundle { version, ..bundle() });
+            follow(&empty(), signed, signing_key().public(), NOW).map(|_| ())
+        };
+        offer(1 + MAX_LEAP).unwrap();
+        for version in [2 + MAX_LEAP, u64::MAX] {
+            assert!(offer(version).unwrap_err().to_string().contains("version"), "{version}");
+        }
     }
 
     #[test]

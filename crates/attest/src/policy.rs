@@ -13,6 +13,9 @@ use crate::{Bytes, Kind, Signable, Signed, kubernetes, nitro, sev_snp, tdx, tpm}
 /// The most former operators that a bundle names, and the most successions that lead to one.
 const MAX_OPERATORS: usize = 32;
 
+/// The highest version, and the highest whole number that every reader of JSON takes as it is written.
+const MAX_VERSION: u64 = (1 << 53) - 1;
+
 /// What an operator accepts. Versions only rise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -238,6 +241,9 @@ impl Bundle {
     /// [`BundleError::Senseless`].
     pub fn check(&self) -> Result<(), BundleError> {
         let senseless = |why: String| Err(BundleError::Senseless(why));
+        if self.version > MAX_VERSION {
+            return senseless(format!("its version is higher than {MAX_VERSION}: no version could follow"));
+        }
         if self.former_operators.len() > MAX_OPERATORS {
             return senseless(format!("it names more than {MAX_OPERATORS} former operators"));
         }
