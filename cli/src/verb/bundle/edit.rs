@@ -61,7 +61,7 @@ impl Edit {
                 remove(&directory);
                 self.output.print(&effect, |effect| effect.text())
             }
-            Err(error) if fs::read_to_string(&file).is_ok_and(|text| text == first) => {
+            Err(error) if fs::read_to_string(&file).is_ok_and(|text| text == first) || !file.exists() => {
                 remove(&directory);
                 Err(error)
             }
