@@ -9,6 +9,7 @@ mod operator_key;
 mod output;
 mod remote;
 mod runtime;
+mod scratch;
 mod secret;
 mod verb;
 

@@ -121,7 +121,8 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// How the text of every secret begins.
-const SECRETS: [&str; 4] = ["carrick_join_1_", "carrick_admin_1_", "carrick_view_1_", "carrick_operator_1_"];
+pub(crate) const SECRETS: [&str; 4] =
+    ["carrick_join_1_", "carrick_admin_1_", "carrick_view_1_", "carrick_operator_1_"];
 
 /// A row of a table without borders: `header` in upper case, then `rows`, columns aligned.
 pub(crate) fn table<const N: usize>(
@@ -166,10 +167,10 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).filter(|c| !c.is_control()).collect()
 }
 
-/// An error and its sources, each said once: many errors name their source in their own text.
+/// An error and its sources, each said once: many errors name their source in their own text, and some what a node said of itself.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+    for cause in error.chain().map(|cause| printable(&cause.to_string())) {
         if line.is_empty() {
             line = cause;
         } else if !line.contains(&cause) {
@@ -198,6 +199,7 @@ mod tests {
         let error =
             anyhow!("permission denied").context("cannot read x: permission denied").context("no\nprofile");
         assert_eq!(one_line(&error), "no profile: cannot read x: permission denied");
+        assert_eq!(one_line(&anyhow!("1.0\u{1b}[2J\u{7}")), "1.0[2J", "a node cannot steer the terminal");
     }
 
     #[test]

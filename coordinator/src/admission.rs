@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use carrick_attest::{
-    AttestationResult, Evidence, Grant, Kind, Statement, Subject, appraise, follows, grant, token,
+    AttestationResult, Evidence, Grant, Kind, MAX_STATEMENT, Statement, Subject, appraise, follows, grant,
+    token,
 };
 use carrick_types::{
     Cidr, NodeId, TokenId, UnixTime, WireGuardKey, check_named_prefix_claim, check_prefix_claim,
@@ -69,6 +70,27 @@ pub(crate) fn plan(
         // Also with a token: the welcome to its first use may have been lost.
         Some(member) => returning(state, member, proven, now),
         None => joining(state, proven, token, now),
+    }
+}
+
+/// Whether a hello brings the evidence of a stranger, who may be anybody.
+pub(crate) fn is_of_a_stranger(state: &MeshState, proven: &ProvenHello) -> bool {
+    let known = state.nodes.contains_key(&NodeId::of(&proven.subject.identity_key));
+    !known && proven.statements.len() > 1
+}
+
+/// Whether evidence is good in itself, whatever else it takes to join. The mesh's owner looks at it again; junk, which takes as long to
+/// refuse, must not keep everybody else waiting for the owner.
+///
+/// # Errors
+/// [`Refused::Evidence`].
+pub(crate) fn preview(state: &MeshState, proven: &ProvenHello, now: UnixTime) -> Result<(), Refused> {
+    match appraise(&proven.subject, &proven.statements, &state.bundle.trusted, now) {
+        Err(rejection) if rejection.appraisals.iter().any(|appraisal| appraisal.refusal().is_some()) => {
+            Err(rejection.into())
+        }
+        // A set that is not whole may lack the token.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -213,6 +235,7 @@ fn joining(
         prefixes: hello.prefixes.clone(),
         endpoints: vec![],
         statements: Statements::default(),
+        history: Statements::default(),
         logged: LoggedEntry { position: 0, text: "".into() },
         grant_revision: state.revision,
         trust: hello.trust,
@@ -234,13 +257,26 @@ fn grant_to(
     now: UnixTime,
 ) -> Result<Plan, Refused> {
     let result = judge(state, &node, statements, now)?;
-    follows(&node.statements(), statements)?;
+    let before: Vec<Statement> = node.statements().iter().chain(node.history.parsed()).cloned().collect();
+    follows(&before, statements)?;
     let allowed = result.capability().and_then(|capability| capability.prefixes.as_deref());
     check_prefixes(state, node.id, &node.prefixes, allowed)?;
+    let shown = Statements::of(statements);
+    // Peers read none that is longer.
+    if shown.texts().iter().any(|text| text.len() > MAX_STATEMENT) {
+        return Err(Refused::Protocol("a piece of evidence is too long: a statement has at most 64 KiB"));
+    }
     let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));
     let revision = state.revision.next();
+    // Whoever shows another kind for a while must not come back on another machine.
+    let kept = |earlier: &Statement| {
+        let kind = earlier.evidence.kind();
+        kind.has_history() && statements.iter().all(|statement| statement.evidence.kind() != kind)
+    };
+    let history: Vec<Statement> = before.into_iter().filter(kept).collect();
     let node = NodeRecord {
-        statements: Statements::of(statements),
+        statements: shown,
+        history: Statements::of(&history),
         revision,
         grant_revision: revision,
         membership: Membership::Active,

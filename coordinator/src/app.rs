@@ -6,7 +6,7 @@ use std::{
 };
 
 use carrick_types::{CaPin, MeshId, UnixTime};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -30,6 +30,8 @@ pub(crate) struct App {
     pub(crate) operator: HeldOperator,
     /// How many refusals are written down: strangers must not fill the disk.
     pub(crate) refusals: Mutex<Rate>,
+    /// Whose evidence is looked at before the mesh is asked: one stranger's at a time.
+    pub(crate) strangers: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the store could be written, and when that was found out.
     pub(crate) last_check: Mutex<Option<(Instant, bool)>>,

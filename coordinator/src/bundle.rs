@@ -10,6 +10,9 @@ use crate::{
     state::{MeshState, NodeRecord, PublishedBundle},
 };
 
+/// How much higher the version of the next bundle may be: a slip of the finger must not use up all that there are.
+const MAX_LEAP: u64 = 1_000_000;
+
 /// The bundle that would be in force, with every succession that ever led to its operator.
 ///
 /// # Errors
@@ -20,16 +23,20 @@ pub(crate) fn follow(
     coordinator: CoordinatorKey,
     now: UnixTime,
 ) -> Result<PublishedBundle, PublishError> {
-    let trusted = signed.open(&OperatorPin::of(&state.bundle.trusted.operator()), &state.mesh)?;
+    let before = state.bundle.trusted.operator();
+    let trusted = signed.open(&OperatorPin::of(&before), &state.mesh)?;
     check_succession(state, trusted.get(), coordinator, now)?;
-    // Whoever believes a former operator is led to this one by every step that there ever was.
-    let mut successions = state.bundle.signed.successions.clone();
-    for step in &signed.successions {
-        if !successions.contains(step) {
-            successions.push(step.clone());
-        }
+    let known = &state.bundle.signed.successions;
+    if trusted.operator() == before {
+        let signed = SignedBundle { successions: known.clone(), ..signed };
+        return Ok(PublishedBundle { signed, trusted });
     }
-    Ok(PublishedBundle { signed: SignedBundle { successions, ..signed }, trusted })
+    // Whoever believes a former operator is led to this one by every step that there ever was, one that was taken before included:
+    // operators may take turns.
+    let new = signed.successions.strip_prefix(known.as_slice()).unwrap_or(&signed.successions);
+    let signed = SignedBundle { successions: [known.as_slice(), new].concat(), ..signed };
+    signed.open(&OperatorPin::of(&signed.first_operator()), &state.mesh)?;
+    Ok(PublishedBundle { signed, trusted })
 }
 
 /// A draft as if its operator had signed it: only to tell what it would do.
@@ -78,6 +85,12 @@ fn check_succession(
     if found <= seen {
         return Err(BundleError::Older { found, seen }.into());
     }
+    if found > seen.saturating_add(MAX_LEAP) {
+        return Err(BundleError::Senseless(format!(
+            "it has version {found}, and version {seen} is in force: versions rise by {MAX_LEAP} at the most, so that there are always more"
+        ))
+        .into());
+    }
     if now >= bundle.expires_at {
         return Err(BundleError::Expired(bundle.expires_at).into());
     }
@@ -89,8 +102,10 @@ fn check_succession(
 
 #[cfg(test)]
 mod tests {
+    use carrick_attest::policy::Succession;
+
     use super::*;
-    use crate::state::tests::{bundle, empty, node, signing_key};
+    use crate::state::tests::{bundle, empty, node, operator, signed, signing_key};
 
     const NOW: UnixTime = UnixTime::from_millis(1000);
 
@@ -105,6 +120,57 @@ mod tests {
         let mut senseless = second;
         senseless.default.accept.clear();
         assert!(why(senseless).contains("no evidence"));
+    }
+
+    #[test]
+    fn operators_that_take_turns_are_believed_by_those_who_know_the_first() {
+        let (first, second) = (operator(), OperatorSecret::from_bytes([9; 32]));
+        let mut state = empty();
+        let mut offered = Vec::new();
+        for (version, from, to) in [(2, &first, &second), (3, &second, &first), (4, &first, &second)] {
+            let step = Succession { mesh: state.mesh, from: from.public(), to: to.public() };
+            offered.push(Signed::seal(&step, from));
+            let next = Bundle { version, ..bundle() };
+            let signed = SignedBundle {
+                operator: to.public(),
+                successions: offered.clone(),
+                bundle: Signed::seal(&next, to),
+            };
+            let published = follow(&state, signed, signing_key().public(), NOW).unwrap();
+            for operator in [&first, &second] {
+                published.signed.open(&OperatorPin::of(&operator.public()), &state.mesh).unwrap();
+            }
+            state.bundle = Arc::new(published);
+        }
+    }
+
+    #[test]
+    fn a_step_that_leads_nowhere_is_refused_or_left_out() {
+        let (first, second) = (operator(), OperatorSecret::from_bytes([9; 32]));
+        let step = |from: &OperatorSecret, to: &OperatorSecret| {
+            let step = Succession { mesh: empty().mesh, from: from.public(), to: to.public() };
+            Signed::seal(&step, from)
+        };
+        let stray = step(&OperatorSecret::from_bytes([7; 32]), &OperatorSecret::from_bytes([8; 32]));
+        let offer = |by: &OperatorSecret, successions| {
+            let bundle = Signed::seal(&Bundle { version: 2, ..bundle() }, by);
+            let signed = SignedBundle { operator: by.public(), successions, bundle };
+            follow(&empty(), signed, signing_key().public(), NOW)
+        };
+        assert_eq!(offer(&first, vec![stray.clone()]).unwrap().signed.successions, []);
+        offer(&second, vec![stray, step(&first, &second)]).unwrap_err();
+    }
+
+    #[test]
+    fn a_version_leaves_room_for_those_that_follow() {
+        let offer = |version| {
+            let signed = signed(&Bundle { version, ..bundle() });
+            follow(&empty(), signed, signing_key().public(), NOW).map(|_| ())
+        };
+        offer(1 + MAX_LEAP).unwrap();
+        for version in [2 + MAX_LEAP, u64::MAX] {
+            assert!(offer(version).unwrap_err().to_string().contains("version"), "{version}");
+        }
     }
 
     #[test]

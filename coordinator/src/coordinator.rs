@@ -118,6 +118,7 @@ impl Coordinator {
             leases: Leases::new(),
             operator,
             refusals: tokio::sync::Mutex::new(Rate::new(100, 1.0)),
+            strangers: tokio::sync::Semaphore::new(1),
             metrics: metrics.clone(),
             last_check: tokio::sync::Mutex::new(None),
             sessions: TaskTracker::new(),

@@ -81,6 +81,8 @@ pub(crate) enum TokenError {
     TooMany,
     #[error("the token is not signed by this mesh's operator, or is of another mesh")]
     Forged,
+    #[error("there is a join token {0} already: make another one")]
+    Known(TokenId),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -517,6 +519,10 @@ impl Owner {
         if opened.ok().is_none_or(|opened| opened != token.capability || opened.mesh != state.mesh) {
             return Err(TokenError::Forged);
         }
+        let id = token.capability.token;
+        if self.store.token(&id)?.is_some() {
+            return Err(TokenError::Known(id));
+        }
         if self.store.count_tokens()? >= MAX_TOKENS {
             let before = now.as_millis().saturating_sub(TOKEN_MEMORY_MILLIS);
             self.store.forget_tokens(UnixTime::from_millis(before))?;
@@ -623,6 +629,7 @@ fn suspended(state: &MeshState, node: &NodeRecord, why: Suspension) -> NodeRecor
 
 #[cfg(test)]
 mod tests {
+    mod history;
     mod suspensions;
 
     use carrick_attest::{Bundle, Kind, Subject};
@@ -856,7 +863,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_another_operator_signed_is_not_taken() {
+    async fn a_token_that_another_operator_signed_or_that_is_there_already_is_not_taken() {
         let dir = tempfile::tempdir().unwrap();
         let (mesh, _ended) = mesh(dir.path(), 1).await;
         let stranger = OperatorSecret::from_bytes([99; 32]);
@@ -866,6 +873,8 @@ mod tests {
         let signed = carrick_attest::Signed::seal(&capability, &stranger);
         let refused = mesh.add_token(TokenRecord { signed, capability, ..known }, NOW).await.unwrap_err();
         assert!(matches!(refused, TokenError::Forged), "{refused}");
+        let refused = mesh.add_token(token(1), NOW).await.unwrap_err();
+        assert!(matches!(refused, TokenError::Known(_)), "{refused}");
         assert_eq!(mesh.tokens(NOW).await.unwrap().len(), 1);
     }
 

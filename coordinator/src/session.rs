@@ -242,7 +242,7 @@ impl Session {
                 match activation::confirm(self.activation.take(), &subject, &statements) {
                     Ok(()) => {
                         let proven = ProvenHello { hello: hello.clone(), subject, statements };
-                        self.app.mesh.join(proven, now()).await
+                        self.join(proven).await
                     }
                     Err(refused) => Err(refused),
                 }
@@ -263,6 +263,19 @@ impl Session {
                 Err(refused.into())
             }
         }
+    }
+
+    /// Asks the mesh, unless evidence that is no good can be refused without it.
+    async fn join(&mut self, mut proven: ProvenHello) -> Result<Arc<NodeRecord>, Refused> {
+        let state = self.app.mesh.state();
+        if admission::is_of_a_stranger(&state, &proven) {
+            let _turn = self.app.strangers.acquire().await.map_err(|_| Refused::Stopping)?;
+            let previewed = tokio::task::spawn_blocking(move || {
+                admission::preview(&state, &proven, now()).map(|()| proven)
+            });
+            proven = previewed.await.map_err(|_| Refused::Stopping)??;
+        }
+        self.app.mesh.join(proven, now()).await
     }
 
     /// Makes a node a credential that only the TPM with its keys can open.

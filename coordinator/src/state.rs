@@ -77,6 +77,8 @@ pub(crate) struct NodeRecord {
     pub(crate) endpoints: Vec<SocketAddr>,
     /// What its grant names.
     pub(crate) statements: Statements,
+    /// What it showed last of the kinds that are compared with what comes later, and that its grant does not name any more.
+    pub(crate) history: Statements,
     /// Its grant; once it is revoked, its revocation.
     pub(crate) logged: LoggedEntry,
     /// The last revision in which peers had to be shown its grant.
@@ -337,6 +339,7 @@ pub(crate) mod tests {
             prefixes: vec![Cidr::containing(IpAddr::from([10, n, 0, 0]), 24).unwrap()],
             endpoints: vec![],
             statements: Statements::default(),
+            history: Statements::default(),
             logged: LoggedEntry { position: 0, text: "".into() },
             grant_revision: Revision(revision),
             trust: Trust::Evidence,

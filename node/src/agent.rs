@@ -305,12 +305,13 @@ impl Agent {
                     self.observed.insert(address);
                     self.report_endpoints(&mut session, &mut said).await
                 }
-                note = heard(self.gossip.as_ref()) => self.compare(&note, &mut session, &mut said).await,
                 _ = ticks.tick() => {
                     let step = self.report(&mut session, &mut said, count).await;
                     count += 1;
                     step
                 }
+                // Last: a peer that never stops telling must not keep this node from anything else.
+                note = heard(self.gossip.as_ref()) => self.compare(&note, &mut session, &mut said).await,
             };
             if let Err(error) = step {
                 if let Some(gathering) = gathering {

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use self::sealed::SealedKey;
 pub(crate) use self::{passphrase::Passphrase, sealed::random};
-use crate::remote;
+use crate::{remote, scratch};
 
 /// The longest file that is read.
 const MAX_FILE: u64 = 64 * 1024;
@@ -92,13 +92,14 @@ pub(crate) fn store(path: &Path, secret: &OperatorSecret, passphrase: &Passphras
             .create(directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
     }
-    let draft = path.with_extension("new");
+    let draft = scratch::beside(path)?;
     let written = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(&json)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        let placed = place(&draft, path);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let placed = file
+            .write_all(&json)
+            .and_then(|()| file.write_all(b"\n"))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| place(&draft, path));
         if placed.is_err() {
             let _ = fs::remove_file(&draft);
         }
@@ -188,6 +189,12 @@ mod tests {
         store(&path, &OperatorSecret::from_bytes([2; 32]), &passphrase).unwrap_err();
         assert_eq!(fs::read(&path).unwrap(), before);
         assert_eq!(public_key(&directory.join("nothing")).unwrap(), None);
+        // Nor is any other file of this directory.
+        let neighbour = directory.join("deep/second.new");
+        store(&neighbour, &secret, &passphrase).unwrap();
+        store(&directory.join("deep/second.key"), &secret, &passphrase).unwrap();
+        assert_eq!(public_key(&neighbour).unwrap(), Some(secret.public()));
+        assert_eq!(fs::read_dir(directory.join("deep")).unwrap().count(), 3, "no draft is left");
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl Coordinator {
                 page: coordinator.urls().first().map_or_else(|| url.to_string(), String::clone),
                 admin,
                 viewer: coordinator.viewer_credential_file(),
+                holds_operator_key: coordinator.holds_operator_key(),
                 flags: (!Remote::is_default(&url, admin)).then_some(url),
             };
             // Nobody needs to read this for the coordinator to run.
@@ -99,6 +100,8 @@ struct Welcome<'a> {
     page: String,
     admin: &'a Path,
     viewer: &'a Path,
+    /// Whether whoever takes this host over can admit whom they like.
+    holds_operator_key: bool,
     /// The URL that verbs have to be told, where they do not find this coordinator of their own accord.
     flags: Option<CoordinatorUrl>,
 }
@@ -113,6 +116,13 @@ impl Welcome<'_> {
             ("Viewer credential", self.viewer.display().to_string()),
         ] {
             let _ = writeln!(text, "  {key:<19}{value}");
+        }
+        if self.holds_operator_key {
+            let _ = writeln!(
+                text,
+                "  {:<19}held here, until `carrick operator init` takes it over",
+                "Operator's key"
+            );
         }
         text.push_str("Next, for each cluster:\n  carrick token create --cluster NAME");
         if let Some(url) = &self.flags {
@@ -156,12 +166,13 @@ mod tests {
 
     #[test]
     fn a_coordinator_says_where_it_is_and_what_to_type_next() {
-        let welcome = |flags| Welcome {
+        let welcome = |flags: Option<CoordinatorUrl>| Welcome {
             mesh: MeshId::from_bytes([0; 16]),
             listening: "[::]:8443".parse().unwrap(),
             page: "https://192.0.2.1:8443".to_owned(),
             admin: Path::new("/data/admin"),
             viewer: Path::new("/data/viewer"),
+            holds_operator_key: flags.is_none(),
             flags,
         };
         let text = welcome(None).text();
@@ -173,13 +184,15 @@ Coordinator of mesh aaaaaaaaaaaaaaaaaaaaaaaaaa
   Web page           https://192.0.2.1:8443
   Admin credential   /data/admin
   Viewer credential  /data/viewer
+  Operator's key     held here, until `carrick operator init` takes it over
 Next, for each cluster:
   carrick token create --cluster NAME
 "
         );
         let url = url_on_this_host("[::]:8443".parse().unwrap()).unwrap();
         let command = "--cluster NAME --coordinator https://127.0.0.1:8443 --credential /data/admin\n";
-        assert!(welcome(Some(url)).text().ends_with(command));
+        let elsewhere = welcome(Some(url)).text();
+        assert!(elsewhere.ends_with(command) && !elsewhere.contains("Operator's key"), "{elsewhere}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     human::{count, relative},
-    output::{Output, Paint, list, table},
+    output::{Output, Paint, list, printable, table},
     remote::{self, Remote},
     runtime,
 };
@@ -75,7 +75,8 @@ impl Show {
     fn run(self) -> Result<()> {
         let api = self.remote.api()?;
         let texts = runtime::call(fetch(&api, self.from, None))?;
-        let placed = (self.from..).zip(&texts).map(|(position, text)| {
+        let placed = texts.iter().enumerate().map(|(index, text)| {
+            let position = self.from.saturating_add(index as u64);
             let entry = serde_json::from_str(text)
                 .with_context(|| format!("entry {position} is of a newer carrick: upgrade"))?;
             Ok(Placed { position, entry })
@@ -202,7 +203,7 @@ fn check_entries(
 async fn fetch(api: &Api, start: u64, size: Option<u64>) -> Result<Vec<String>> {
     let mut texts: Vec<String> = Vec::new();
     loop {
-        let next = start + texts.len() as u64;
+        let next = start.saturating_add(texts.len() as u64);
         if size.is_some_and(|size| next >= size) {
             break;
         }
@@ -283,17 +284,12 @@ fn describe(decision: &Decision) -> (&'static str, String, String) {
                 format!("{}, {}, by {evidence}", grant.cluster, list(&grant.allowed_ips)),
             )
         }
-        Decision::Suspended { node, reason } => ("node suspended", node.to_string(), plain(reason)),
+        Decision::Suspended { node, reason } => ("node suspended", node.to_string(), printable(reason)),
         Decision::Resumed { node } => ("node resumed", node.to_string(), String::new()),
         Decision::NodeRevoked { node, reason } => {
-            ("node revoked", node.to_string(), plain(reason.as_deref().unwrap_or_default()))
+            ("node revoked", node.to_string(), printable(reason.as_deref().unwrap_or_default()))
         }
     }
-}
-
-/// What others wrote, without what could steer a terminal.
-fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 #[cfg(test)]

@@ -84,6 +84,16 @@ struct NewKey {
 impl Init {
     fn run(self) -> Result<()> {
         let api = self.remote.clone().api()?;
+        let files = [
+            &self.key.key_file,
+            &self.key.passphrase_file,
+            &self.former_key_file,
+            &self.former_passphrase_file,
+        ];
+        ensure!(
+            files.into_iter().flatten().filter(|file| file.as_os_str() == "-").count() < 2,
+            "only one of the keys and passphrases can come from stdin: put the others into files"
+        );
         let former = self.former_key_file.as_deref();
         let former = former.map(|file| operator_key::load(file, self.former_passphrase_file.as_deref()));
         let former = former.transpose()?;

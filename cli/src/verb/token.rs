@@ -15,7 +15,7 @@ use carrick_wire::api::{self, CreateToken, CreatedToken, RegisterToken, Register
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
-use super::bundle::InForce;
+use super::bundle::{InForce, Signer};
 use crate::{
     human::{count, parse_duration, relative},
     operator_key::{self, KeyArgs},
@@ -91,10 +91,15 @@ impl Create {
             uses: Some(self.uses),
             prefixes: (!self.prefixes.is_empty()).then_some(self.prefixes),
         };
-        let created = match key.key_file {
+        let in_force = runtime::call(InForce::of(&api))?;
+        let created = match Signer::choose(&in_force, &key, "make the token on the host where it is")? {
             // The secret of the token, like the key, stays on this host.
-            Some(_) => runtime::call(sign(&api, request, &key.load()?, SystemTime::now().into()))?,
-            None => runtime::call(async { Ok(api.post("/v1/tokens", &request).await?) })?,
+            Signer::Key(key) => {
+                runtime::call(sign(&api, request, in_force, &key.load()?, SystemTime::now().into()))?
+            }
+            Signer::Coordinator | Signer::Nobody => {
+                runtime::call(async { Ok(api.post("/v1/tokens", &request).await?) })?
+            }
         };
         match output.format {
             Format::Json => print_json(&created),
@@ -111,10 +116,10 @@ impl Create {
 async fn sign(
     api: &Api,
     request: CreateToken,
+    in_force: InForce,
     secret: &OperatorSecret,
     now: UnixTime,
 ) -> Result<CreatedToken> {
-    let in_force = InForce::of(api).await?;
     ensure!(
         in_force.operator() == secret.public(),
         "--key-file holds {}, and the operator is {}: give the file with that key",

@@ -121,8 +121,17 @@ pub(super) async fn attest(
     let state = states.borrow_and_update().clone();
     let before = find(&state, node)?.clone();
     let refused = |detail: String| ApiError::conflict("evidence", "There is no new evidence", detail);
-    if before.is_revoked() || !app.presence.want_evidence(before.id) {
-        return Err(refused(format!("node {} is not online", before.name)));
+    if before.is_revoked() {
+        return Err(refused(format!(
+            "node {} is revoked: nothing that it shows lets it in again",
+            before.name
+        )));
+    }
+    if !app.presence.want_evidence(before.id) {
+        return Err(refused(format!(
+            "node {} is not online: start its agent, or look at its log",
+            before.name
+        )));
     }
     let answered = async {
         loop {

@@ -113,6 +113,9 @@ impl From<TokenError> for ApiError {
             TokenError::TooMany => {
                 Self::new(StatusCode::CONFLICT, "too-many", "Too many join tokens", error.to_string())
             }
+            TokenError::Known(_) => {
+                Self::conflict("known", "The join token is known already", error.to_string())
+            }
             TokenError::Forged => Self::bad_request(error.to_string()),
             TokenError::Store(error) => error.into(),
         }

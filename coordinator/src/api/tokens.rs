@@ -38,6 +38,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Answer<Vec<Token
     (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The coordinator does not hold the operator's key, or has too many tokens", body = Problem, content_type = "application/problem+json"),
     (status = 507, description = "The disk is full", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn create(
@@ -86,6 +87,7 @@ pub(super) async fn create(
     (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "There are too many tokens, or this one is known already", body = Problem, content_type = "application/problem+json"),
     (status = 507, description = "The disk is full", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn register(

@@ -70,7 +70,7 @@ impl Store {
 pub(super) fn all(db: &Connection) -> rusqlite::Result<Vec<NodeRecord>> {
     db.prepare(
         "SELECT id, name, cluster, identity_key, wireguard_key, overlay_index, prefixes, endpoints, statements, version,
-                joined_at, revision, revoked_at, revoked_reason, suspended, grant_revision, trust, logged, entry
+                joined_at, revision, revoked_at, revoked_reason, suspended, grant_revision, trust, logged, entry, history
          FROM nodes JOIN log ON logged = position",
     )?
     .query_map([], read)?
@@ -91,7 +91,7 @@ fn write(tx: &Connection, node: &NodeRecord) -> rusqlite::Result<()> {
     )?;
     let changed = tx.execute(
         "UPDATE nodes SET prefixes = ?2, endpoints = ?3, version = ?4, revision = ?5, revoked_at = ?6, revoked_reason = ?7,
-                          suspended = ?8, grant_revision = ?9, trust = ?10, logged = ?11, statements = ?12, wireguard_key = ?13
+                          suspended = ?8, grant_revision = ?9, trust = ?10, logged = ?11, statements = ?12, wireguard_key = ?13, history = ?14
          WHERE id = ?1",
         params![
             id,
@@ -107,6 +107,7 @@ fn write(tx: &Connection, node: &NodeRecord) -> rusqlite::Result<()> {
             signed(node.logged.position),
             json(node.statements.texts())?,
             node.wireguard_key.to_string(),
+            json(node.history.texts())?,
         ],
     )?;
     if changed != 1 {
@@ -131,6 +132,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<NodeRecord> {
         (Some(_), _) => Membership::Revoked(Revocation { at: time(row, 12)?, reason: row.get(13)? }),
     };
     let statements: Vec<String> = from_json(row, 8)?;
+    let history: Vec<String> = from_json(row, 19)?;
     Ok(NodeRecord {
         id: text(row, 0)?,
         name: text(row, 1)?,
@@ -141,6 +143,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<NodeRecord> {
         prefixes: from_json(row, 6)?,
         endpoints: from_json(row, 7)?,
         statements: Statements::from_texts(statements),
+        history: Statements::from_texts(history),
         version: row.get(9)?,
         joined_at: time(row, 10)?,
         revision: Revision(unsigned(row, 11)?),

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// The version that this code writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// The first version that can be brought to the current one. Before it, nodes were admitted without grants.
 pub(super) const OLDEST: i64 = 2;
@@ -75,11 +75,15 @@ CREATE TABLE shown_jwts (
 CREATE INDEX shown_jwts_forget_at ON shown_jwts (forget_at);
 ";
 
+/// Since version 4: what a node showed before, of kinds that its grant does not name any more.
+const HISTORY: &str = "ALTER TABLE nodes ADD COLUMN history TEXT NOT NULL DEFAULT '[]';";
+
 /// Makes the tables of a new database, in one transaction with its version.
 pub(super) fn create(db: &mut Connection) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     tx.execute_batch(TABLES)?;
     tx.execute_batch(SHOWN_JWTS)?;
+    tx.execute_batch(HISTORY)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()
 }
@@ -89,6 +93,9 @@ pub(super) fn upgrade(db: &mut Connection, from: i64) -> rusqlite::Result<()> {
     let tx = db.transaction()?;
     if from < 3 {
         tx.execute_batch(SHOWN_JWTS)?;
+    }
+    if from < 4 {
+        tx.execute_batch(HISTORY)?;
     }
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()
@@ -104,7 +111,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = founded(dir.path());
         let db = Connection::open(&path).unwrap();
-        db.execute_batch("DROP TABLE shown_jwts; PRAGMA user_version = 2;").unwrap();
+        db.execute_batch(
+            "DROP TABLE shown_jwts; ALTER TABLE nodes DROP COLUMN history; PRAGMA user_version = 2;",
+        )
+        .unwrap();
         drop(db);
         for _ in 0..2 {
             let mut store = Store::open(&path).unwrap();

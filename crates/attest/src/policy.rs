@@ -13,6 +13,9 @@ use crate::{Bytes, Kind, Signable, Signed, kubernetes, nitro, sev_snp, tdx, tpm}
 /// The most former operators that a bundle names, and the most successions that lead to one.
 const MAX_OPERATORS: usize = 32;
 
+/// The highest version, and the highest whole number that every reader of JSON takes as it is written.
+const MAX_VERSION: u64 = (1 << 53) - 1;
+
 /// What an operator accepts. Versions only rise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -171,6 +174,13 @@ impl SignedBundle {
         Ok(TrustedBundle { bundle, operator: self.operator })
     }
 
+    /// From whom the successions lead: the first operator, as they say, or the signer where there is none.
+    pub fn first_operator(&self) -> OperatorKey {
+        let first = self.successions.first();
+        let step = first.and_then(|signed| serde_json::from_str::<Succession>(signed.text()).ok());
+        step.map_or(self.operator, |step| step.from)
+    }
+
     /// Whether the signer is the operator behind `pin`, or follows that one by the successions, each signed by the one before.
     fn leads_from(&self, pin: &OperatorPin, mesh: &MeshId) -> bool {
         if OperatorPin::of(&self.operator) == *pin {
@@ -231,6 +241,9 @@ impl Bundle {
     /// [`BundleError::Senseless`].
     pub fn check(&self) -> Result<(), BundleError> {
         let senseless = |why: String| Err(BundleError::Senseless(why));
+        if self.version > MAX_VERSION {
+            return senseless(format!("its version is higher than {MAX_VERSION}: no version could follow"));
+        }
         if self.former_operators.len() > MAX_OPERATORS {
             return senseless(format!("it names more than {MAX_OPERATORS} former operators"));
         }

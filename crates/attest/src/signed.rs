@@ -26,6 +26,9 @@ pub struct Signed<T> {
 /// Why something signed is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignedError {
+    /// Longer than what is read, in bytes.
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
     /// The key did not sign it, or signed something else.
     #[error("it is not signed by the operator's key")]
     Signature,
@@ -47,7 +50,10 @@ impl<T: Signable> Signed<T> {
     /// # Errors
     /// [`SignedError`].
     pub fn open(&self, key: &OperatorKey) -> Result<T, SignedError> {
-        if self.text.len() > T::MAX || !key.verifies(&message::<T>(&self.text), &self.signature) {
+        if self.text.len() > T::MAX {
+            return Err(SignedError::TooLong(T::MAX));
+        }
+        if !key.verifies(&message::<T>(&self.text), &self.signature) {
             return Err(SignedError::Signature);
         }
         serde_json::from_str(&self.text).map_err(|error| SignedError::Malformed(error.to_string()))
@@ -91,6 +97,8 @@ mod tests {
         assert_eq!(signed.open(&OperatorSecret::from_bytes([2; 32]).public()), Err(SignedError::Signature));
         let altered: Signed<Order> = serde_json::from_str(&json.replace("\"7\"", "\"8\"")).unwrap();
         assert_eq!(altered.open(&key.public()), Err(SignedError::Signature));
+        let long: Signed<Order> = serde_json::from_str(&json.replace("\"7\"", "\"70000000000\"")).unwrap();
+        assert_eq!(long.open(&key.public()), Err(SignedError::TooLong(10)));
         let other: Signed<Other> = serde_json::from_str(&json).unwrap();
         assert_eq!(other.open(&key.public()).unwrap_err(), SignedError::Signature);
     }

@@ -348,7 +348,8 @@ impl RevocationList {
         })
     }
 
-    /// Whether a certificate authority signed this list, and it is current.
+    /// Whether a certificate authority signed this list, and it has not expired. One that was made after `now` says no less of what was
+    /// shown then.
     ///
     /// # Errors
     /// [`X509Error::Signature`] or [`X509Error::Validity`].
@@ -357,7 +358,7 @@ impl RevocationList {
         if !self.is_signed_by(issuer) {
             return Err(X509Error::Signature(subject));
         }
-        if now < self.from || now > self.to {
+        if now > self.to {
             return Err(X509Error::Validity { subject, from: self.from, to: self.to });
         }
         Ok(())

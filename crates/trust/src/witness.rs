@@ -93,8 +93,8 @@ pub struct Witness {
     view: Option<View>,
     /// Those among the doubted who were believed, and whom another bundle may admit again.
     shelved: BTreeMap<NodeId, Member>,
-    /// What those who are not in the view showed when they were last believed, as far as later evidence must follow it. Bounded by
-    /// [`MAX_PEERS`].
+    /// What later evidence must follow and no member in the view, or on the shelf, shows: of those who are there no longer, and of those
+    /// who show other kinds by now. Bounded by [`MAX_PEERS`].
     former: BTreeMap<NodeId, Vec<Statement>>,
 }
 
@@ -379,7 +379,10 @@ impl Witness {
                 Ok((grant, statements)) => {
                     let index = proof.logged.index;
                     self.memory.positions.insert(id, index);
-                    self.former.remove(&id);
+                    if let Some(before) = before {
+                        self.keep_former(id, &before.statements);
+                    }
+                    self.forget_former(id, &statements);
                     view.members.insert(id, Member { grant, index, statements, endpoints: few(endpoints) });
                 }
                 Err(doubt) => {
@@ -393,19 +396,32 @@ impl Witness {
         self.memory.trim();
     }
 
-    /// Keeps what was believed of somebody who is in the view no longer.
+    /// Keeps what was believed of somebody who is in the view no longer, or shows something else.
     fn keep_former(&mut self, id: NodeId, statements: &[Statement]) {
         let history: Vec<Statement> =
             statements.iter().filter(|statement| statement.evidence.kind().has_history()).cloned().collect();
         if !history.is_empty() && (self.former.len() < MAX_PEERS || self.former.contains_key(&id)) {
-            self.former.insert(id, history);
+            self.forget_former(id, &history);
+            self.former.entry(id).or_default().extend(history);
         }
     }
 
-    /// What a peer showed when it was last believed, as far as that is still known.
-    fn shown_before<'a>(&'a self, peer: &'a Shown) -> &'a [Statement] {
+    /// Forgets what was kept of the kinds that somebody shows now. The others stay: whoever shows another kind for a while must not come
+    /// back on another machine.
+    fn forget_former(&mut self, id: NodeId, statements: &[Statement]) {
+        let Some(history) = self.former.get_mut(&id) else { return };
+        let shown = |kind| statements.iter().any(|statement| statement.evidence.kind() == kind);
+        history.retain(|statement| !shown(statement.evidence.kind()));
+        if history.is_empty() {
+            self.former.remove(&id);
+        }
+    }
+
+    /// What a peer showed, each kind when it was last believed, as far as that is still known.
+    fn shown_before(&self, peer: &Shown) -> Vec<Statement> {
         let known = peer.known.as_ref().or_else(|| self.shelved.get(&peer.id));
-        known.map(|known| &known.statements).or_else(|| self.former.get(&peer.id)).map_or(&[], Vec::as_slice)
+        let known = known.map(|known| &known.statements).into_iter().flatten();
+        known.chain(self.former.get(&peer.id).into_iter().flatten()).cloned().collect()
     }
 
     /// Everything that must hold before a key enters the device.
@@ -439,7 +455,7 @@ impl Witness {
         if known.is_none_or(|known| known.grant != grant || known.statements != statements) {
             self.appraise(&grant, &statements, now)?;
             if self.trust == Trust::Evidence {
-                follows(self.shown_before(peer), &statements).map_err(|rejection| evidence(&rejection))?;
+                follows(&self.shown_before(peer), &statements).map_err(|rejection| evidence(&rejection))?;
             }
         }
         self.check_free(view, &grant)?;

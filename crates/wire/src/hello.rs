@@ -3,6 +3,8 @@
 //! Everything is bound by the [`Transcript`](carrick_attest::Transcript) of a [`Moment`] to the node's keys, the log as it stood, and the TLS session, so
 //! that no proof is worth anything for another key, another session or another time.
 
+use std::collections::BTreeSet;
+
 use carrick_attest::{Bytes, Evidence, Kind, Moment, Statement, Subject};
 use carrick_types::{
     ChallengeKey, Cidr, ClusterName, IdentityKey, IdentitySecret, MeshId, NodeId, NodeName, Revision,
@@ -219,6 +221,17 @@ impl Proof {
         if self.evidence.len() > MAX_EVIDENCE {
             return Err(ProofError::TooMuch(self.evidence.len()));
         }
+        let mut kinds = BTreeSet::new();
+        for kind in self.evidence.iter().map(Evidence::kind) {
+            // Only whoever counts the uses of a token may take it for evidence: it comes beside the proof, as [`Hello::token`].
+            if kind == Kind::JoinToken {
+                return Err(ProofError::Token);
+            }
+            // Each is appraised, at some cost.
+            if !kinds.insert(kind) {
+                return Err(ProofError::Twice(kind));
+            }
+        }
         let moment = request.moment(exporter, self.policy_version, self.runtime_digest);
         let transcript = moment.transcript(subject, Kind::Identity);
         let signed = self.evidence.iter().any(|evidence| {
@@ -262,6 +275,12 @@ pub enum ProofError {
     /// More evidence than is looked at.
     #[error("{0} pieces of evidence are too many")]
     TooMuch(usize),
+    /// A join token among the evidence, where nobody counts its uses.
+    #[error("a join token is shown in a hello, beside the evidence")]
+    Token,
+    /// More than one piece of evidence of a kind.
+    #[error("evidence of kind {0} is shown twice")]
+    Twice(Kind),
     /// A heartbeat is not the node's.
     #[error("the identity key did not sign this heartbeat")]
     Heartbeat,
@@ -325,6 +344,12 @@ fn heartbeat(
 
 #[cfg(test)]
 mod tests {
+    use carrick_attest::{
+        Signed,
+        token::{self, Capability},
+    };
+    use carrick_types::OperatorSecret;
+
     use super::*;
 
     const EXPORTER: [u8; 32] = [5; 32];
@@ -404,6 +429,41 @@ mod tests {
         );
         let unsigned = Proof { evidence: vec![], ..proof };
         assert_eq!(refused(&unsigned, &subject(), &request, &EXPORTER), ProofError::Identity);
+    }
+
+    #[test]
+    fn a_join_token_among_the_evidence_is_refused_since_nobody_would_count_its_use() {
+        let (request, secret) = request();
+        let operator = OperatorSecret::from_bytes([12; 32]);
+        let seed = TokenSeed::from_bytes([13; 32]);
+        let capability = Capability {
+            mesh: subject().mesh,
+            token: TokenId::from_bytes([14; 10]),
+            key: seed.public(),
+            cluster: subject().cluster,
+            uses: 1,
+            expires_at: UnixTime::from_millis(1000),
+            prefixes: None,
+        };
+        let moment = request.moment(&EXPORTER, 1, Bytes([9; 32]));
+        let transcript = moment.transcript(&subject(), Kind::JoinToken);
+        let token = Evidence::JoinToken(token::Evidence {
+            capability: Signed::seal(&capability, &operator),
+            signature: seed.sign(transcript.as_bytes()),
+        });
+        let (identity, wireguard) = keys();
+        let proof = Proof::answer(&request, &moment, &subject(), (&identity, &wireguard), vec![token]);
+        let refused = proof.verify(&subject(), &request, &secret, &EXPORTER, NOW).unwrap_err();
+        assert_eq!(refused, ProofError::Token);
+    }
+
+    #[test]
+    fn evidence_of_one_kind_is_shown_once() {
+        let (request, secret) = request();
+        let mut proof = proof(&request, &subject());
+        proof.evidence.push(proof.evidence[0].clone());
+        let refused = proof.verify(&subject(), &request, &secret, &EXPORTER, NOW).unwrap_err();
+        assert_eq!(refused, ProofError::Twice(Kind::Identity));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use carrick_attest::{Bundle, SignedBundle};
 
-use crate::output;
+use crate::{output, scratch};
 
 /// The longest file that is read: a bundle with the collateral of a vendor, as JSON in JSON.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -60,10 +60,12 @@ pub(super) fn write(path: Option<&Path>, text: &str) -> Result<()> {
     match path.filter(|path| *path != "-") {
         None => output::print(text),
         Some(path) => {
-            let draft = path.with_extension("new");
-            fs::write(&draft, text)
-                .and_then(|()| fs::rename(&draft, path))
-                .with_context(|| format!("cannot write {}", path.display()))
+            let draft = scratch::beside(path)?;
+            let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
+            if written.is_err() {
+                let _ = fs::remove_file(&draft);
+            }
+            written.with_context(|| format!("cannot write {}", path.display()))
         }
     }
 }

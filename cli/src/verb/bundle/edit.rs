@@ -15,7 +15,7 @@ use clap::Args;
 use super::{
     InForce,
     draft::{self, Stored},
-    publish::{Consent, Offer, Signer, confirm, publish, rehearse},
+    publish::{Consent, ELSEWHERE, Offer, Signer, confirm, publish, rehearse},
 };
 use crate::{
     operator_key::KeyArgs,
@@ -45,7 +45,7 @@ impl Edit {
         let api = self.remote.api()?;
         let before = runtime::call(InForce::of(&api))?;
         // Whether it can be signed is known before anybody writes anything.
-        let signer = Signer::choose(&before, &self.key)?;
+        let signer = Signer::choose(&before, &self.key, ELSEWHERE)?;
         let first = draft::to_text(&before.draft(SystemTime::now().into()))?;
         let directory = nix::unistd::mkdtemp(&env::temp_dir().join("carrick-bundle-XXXXXX"))
             .context("cannot make a directory for the draft")?;
@@ -61,7 +61,7 @@ impl Edit {
                 remove(&directory);
                 self.output.print(&effect, |effect| effect.text())
             }
-            Err(error) if fs::read_to_string(&file).is_ok_and(|text| text == first) => {
+            Err(error) if fs::read_to_string(&file).is_ok_and(|text| text == first) || !file.exists() => {
                 remove(&directory);
                 Err(error)
             }

@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 pub(crate) use self::in_force::InForce;
-pub(super) use self::publish::confirm;
+pub(super) use self::publish::{Signer, confirm};
 
 /// How long a bundle holds unless its operator says otherwise.
 pub(super) const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -30,6 +30,9 @@ use crate::{
 
 const PATH: &str = "/v1/appraisal-policy";
 
+/// What to do with a draft where the key is on another host.
+pub(super) const ELSEWHERE: &str = "sign a draft where it is with `carrick bundle sign`";
+
 /// Put a policy bundle into force
 ///
 /// Takes what `carrick bundle sign` wrote; or a draft, where the coordinator or this host has the operator's key. Shows what changes
@@ -69,7 +72,7 @@ pub(super) enum Offer {
 
 /// Who signs a draft once its operator agreed.
 #[derive(Debug, Clone)]
-pub(super) enum Signer {
+pub(in crate::verb) enum Signer {
     Coordinator,
     Key(KeyArgs),
     /// Nobody: it is only tried.
@@ -94,7 +97,7 @@ impl Push {
         let offer = match stored {
             Stored::Signed(signed) => Offer::Signed(signed),
             Stored::Draft(draft) if self.dry_run => Offer::Draft(draft, Signer::Nobody),
-            Stored::Draft(draft) => Offer::Draft(draft, Signer::choose(&before, &self.key)?),
+            Stored::Draft(draft) => Offer::Draft(draft, Signer::choose(&before, &self.key, ELSEWHERE)?),
         };
         let effect = rehearse(&api, &before, &offer)?;
         let effect = if self.dry_run { effect } else { publish(&api, offer, effect, self.consent)? };
@@ -103,14 +106,15 @@ impl Push {
 }
 
 impl Signer {
-    /// The key that was given, the one that is where `carrick operator init` puts it, or the coordinator's.
-    pub(super) fn choose(before: &InForce, key: &KeyArgs) -> Result<Self> {
+    /// The key that was given, the one that is where `carrick operator init` puts it, or the coordinator's. `otherwise` says what to
+    /// do where the key is on another host.
+    pub(in crate::verb) fn choose(before: &InForce, key: &KeyArgs, otherwise: &str) -> Result<Self> {
         if key.key_file.is_none() && before.answer.operator_key_held {
             return Ok(Self::Coordinator);
         }
         let elsewhere = || {
             format!(
-                "the coordinator does not hold the operator's key, {}: give it with --key-file FILE, or sign a draft where it is with `carrick bundle sign`",
+                "the coordinator does not hold the operator's key, {}: give it with --key-file FILE, or {otherwise}",
                 before.operator()
             )
         };

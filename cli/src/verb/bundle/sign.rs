@@ -30,7 +30,9 @@ impl Sign {
         let draft = draft::read_draft(&self.file)?;
         draft.check().with_context(|| self.file.display().to_string())?;
         let secret = self.key.load()?;
-        let mut text = serde_json::to_string_pretty(&sign(&draft, &secret))?;
+        let signed = sign(&draft, &secret);
+        signed.bundle.open(&secret.public()).with_context(|| self.file.display().to_string())?;
+        let mut text = serde_json::to_string_pretty(&signed)?;
         text.push('\n');
         draft::write(self.out.as_deref(), &text)?;
         note(&format!(

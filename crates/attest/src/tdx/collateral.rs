@@ -136,8 +136,15 @@ impl Parsed<'_> {
             let expected = "signed by Intel's TCB signing key, which leads to a pinned root";
             appraisal.check(name, value, signer.is_ok(), expected);
             let value = format!("from {from} to {to}");
-            let holds = from <= at && at <= to;
-            appraisal.check(&format!("{name} validity"), value, holds, format!("a period with {at} in it"));
+            // What Intel says later speaks of the same platform: who showed its quote before must not be cut off by an operator who
+            // brings newer collateral.
+            let holds = at <= to;
+            appraisal.check(
+                &format!("{name} validity"),
+                value,
+                holds,
+                format!("a period that ends after {at}"),
+            );
         }
         appraisal.refusal().is_none().then_some(())
     }

@@ -86,7 +86,7 @@ pub struct Policy {
     /// How good platform, TDX module and quoting enclave must be; `UpToDate` where it is left out.
     #[serde(default = "up_to_date")]
     pub accept_tcb: BTreeSet<TcbStatus>,
-    /// MRTD of the TDs that are accepted; any where it is left out.
+    /// MRTD of the TDs that are accepted: one at least.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub mrtd: BTreeSet<String>,
     /// For each register of 0 to 3, what it may hold; anything where it is left out.
@@ -144,6 +144,9 @@ impl Policy {
         }
         if self.accept_tcb.is_empty() || self.accept_tcb.contains(&TcbStatus::Revoked) {
             return Err("accept_tcb names no status, or one that is never accepted".to_owned());
+        }
+        if self.mrtd.is_empty() {
+            return Err("any TD would do: give values for `mrtd`".to_owned());
         }
         if let Some(index) = self.rtmrs.keys().find(|index| **index > 3) {
             return Err(format!("there is no RTMR {index}: they are 0 to 3"));

@@ -1,5 +1,7 @@
 //! A platform of one's own, under a root of one's own, that quotes what it is told to: for tests.
 
+use std::collections::BTreeSet;
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
     DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
@@ -33,6 +35,8 @@ pub struct Recipe {
     pub revoked_pcks: Vec<u8>,
     /// Serial numbers on the root's revocation list.
     pub revoked_issuers: Vec<u8>,
+    /// The year in which the revocation lists were made.
+    pub lists_from: i32,
     /// The year in which the revocation lists expire.
     pub lists_until: i32,
     /// The common name of who signs TCB info and QE identity.
@@ -130,6 +134,7 @@ impl Default for Recipe {
             pck_is_ca: false,
             revoked_pcks: Vec::new(),
             revoked_issuers: Vec::new(),
+            lists_from: 2020,
             lists_until: 2040,
             signer: "Intel SGX TCB Signing".to_owned(),
         }
@@ -166,11 +171,11 @@ impl Platform {
     /// What Intel would say.
     pub fn collateral(&self) -> Collateral {
         let signer = write_pem(&[&self.signer.der, &self.root.der]);
-        let until = self.recipe.lists_until;
+        let valid = (self.recipe.lists_from, self.recipe.lists_until);
         Collateral {
             pck_crl_issuer_chain: write_pem(&[&self.pck_ca.der, &self.root.der]),
-            root_ca_crl: hex(&self.root.revokes(&self.recipe.revoked_issuers, until)),
-            pck_crl: hex(&self.pck_ca.revokes(&self.recipe.revoked_pcks, until)),
+            root_ca_crl: hex(&self.root.revokes(&self.recipe.revoked_issuers, valid)),
+            pck_crl: hex(&self.pck_ca.revokes(&self.recipe.revoked_pcks, valid)),
             tcb_info_issuer_chain: signer.clone(),
             tcb_info: self.recipe.tcb_info.clone(),
             tcb_info_signature: hex(&sign(&raw(&self.signer.key), self.recipe.tcb_info.as_bytes())),
@@ -182,7 +187,12 @@ impl Platform {
 
     /// A policy that believes this platform's root and takes any TD.
     pub fn policy(&self) -> Policy {
-        Policy { roots: vec![self.root()], collateral: vec![self.collateral()], ..Policy::default() }
+        Policy {
+            roots: vec![self.root()],
+            collateral: vec![self.collateral()],
+            mrtd: BTreeSet::from([hex(&self.recipe.body[136..184])]),
+            ..Policy::default()
+        }
     }
 
     /// A quote over 64 bytes.
@@ -261,7 +271,7 @@ impl Authority {
     }
 
     /// A revocation list with these serial numbers.
-    fn revokes(&self, serials: &[u8], until: i32) -> Vec<u8> {
+    fn revokes(&self, serials: &[u8], (from, until): (i32, i32)) -> Vec<u8> {
         let revoked = |serial: &u8| RevokedCertParams {
             serial_number: SerialNumber::from(vec![*serial]),
             revocation_time: date_time_ymd(2020, 1, 2),
@@ -269,7 +279,7 @@ impl Authority {
             invalidity_date: None,
         };
         let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2020, 1, 1),
+            this_update: date_time_ymd(from, 1, 1),
             next_update: date_time_ymd(until, 1, 1),
             crl_number: SerialNumber::from(vec![1]),
             issuing_distribution_point: None,

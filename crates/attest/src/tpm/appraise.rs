@@ -75,6 +75,11 @@ fn check_endorsement(
     policy: &Policy,
     at: UnixTime,
 ) {
+    if evidence.intermediates.len() > MAX_INTERMEDIATES {
+        let count = evidence.intermediates.len().to_string();
+        appraisal.refuse("intermediate certificates", count, format!("at most {MAX_INTERMEDIATES}"));
+        return;
+    }
     if policy.endorsement_keys.contains(&key.name().to_hex()) {
         appraisal.accept("endorsement", "enrolled", "one of the endorsement keys that the operator names");
         return;
@@ -88,11 +93,6 @@ fn check_endorsement(
         appraisal.refuse(claim, "none", "one of a pinned root, or an enrolled endorsement key");
         return;
     };
-    if evidence.intermediates.len() > MAX_INTERMEDIATES {
-        let count = evidence.intermediates.len().to_string();
-        appraisal.refuse("intermediate certificates", count, format!("at most {MAX_INTERMEDIATES}"));
-        return;
-    }
     let parse = |der: &Blob<MAX_CERTIFICATE>| Certificate::parse(der.as_bytes());
     let intermediates: Result<Vec<_>, X509Error> = evidence.intermediates.iter().map(parse).collect();
     let (leaf, intermediates) = match (parse(der), intermediates) {

@@ -29,11 +29,16 @@ fn statements(forger: &mut Forger, clock: Clock) -> Vec<String> {
 
 /// A mesh in which a witness has seen node 2 with the first of these TPMs, which are all enrolled.
 fn seen(trust: Trust, forgers: &mut [Forger]) -> (Mesh, Witness) {
+    seen_accepting(trust, forgers, &[&[Kind::Tpm]])
+}
+
+/// The same, under a bundle that accepts these sets of kinds.
+fn seen_accepting(trust: Trust, forgers: &mut [Forger], accept: &[&[Kind]]) -> (Mesh, Witness) {
     let mut mesh = Mesh::new();
     let mut witness = newcomer(trust);
     let keys = forgers.iter().flat_map(|forger| forger.enrolled().endorsement_keys).collect();
     let bundle = mesh.bundle_of(1, |bundle| {
-        bundle.default.accept = vec![[Kind::Tpm].into()];
+        bundle.default.accept = accept.iter().map(|set| set.iter().copied().collect()).collect();
         bundle.default.tpm = Some(Policy { endorsement_keys: keys, ..Policy::default() });
     });
     witness.handle_bundle(&bundle, NOW).unwrap();
@@ -99,6 +104,29 @@ fn a_count_of_resets_or_a_clock_that_goes_back_is_doubted() {
         mesh.show(&mut witness).unwrap();
         assert!(doubted_evidence(&witness, 2).contains(why));
     }
+}
+
+#[test]
+fn a_node_that_shows_another_kind_meanwhile_comes_back_with_its_own_tpm_only() {
+    let mut tpms = [tpm(), tpm()];
+    let (mut mesh, mut witness) =
+        seen_accepting(Trust::Evidence, &mut tpms, &[&[Kind::Tpm], &[Kind::JoinToken]]);
+    for _ in 0..2 {
+        grant(&mut mesh, Profile::of(2).statements());
+        mesh.show(&mut witness).unwrap();
+        assert_eq!(members(&witness), [2], "by a join token");
+    }
+    mesh.suspend(2);
+    mesh.show(&mut witness).unwrap();
+    grant(&mut mesh, statements(&mut tpms[1], BEFORE));
+    mesh.show(&mut witness).unwrap();
+    assert!(doubted_evidence(&witness, 2).contains("same TPM"));
+    grant(&mut mesh, statements(&mut tpms[0], Clock { clock: 2000, ..BEFORE }));
+    mesh.show(&mut witness).unwrap();
+    assert_eq!(members(&witness), [2]);
+    grant(&mut mesh, statements(&mut tpms[0], Clock { clock: 1500, ..BEFORE }));
+    mesh.show(&mut witness).unwrap();
+    assert!(doubted_evidence(&witness, 2).contains("clock goes on"), "the last quote counts");
 }
 
 #[test]

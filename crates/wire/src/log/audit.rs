@@ -54,6 +54,9 @@ pub enum Breach {
     /// Evidence that was shown before.
     #[error("node {0} was granted a key by evidence that was used before")]
     ReusedEvidence(NodeId),
+    /// A token as evidence, whose use nobody counted.
+    #[error("node {0} was granted a key by a token whose use was not counted")]
+    Uncounted(NodeId),
     /// Of a node that is none.
     #[error("node {0} is no member")]
     NotAMember(NodeId),
@@ -185,6 +188,9 @@ impl Auditor {
         for statement in &grant.statements {
             // What holds by an earlier grant of the same node holds on; a token admits several nodes.
             let again = before.as_ref().is_some_and(|before| before.statements.contains(statement));
+            if statement.kind == Kind::JoinToken && !again && token.is_none() {
+                return Err(Breach::Uncounted(node));
+            }
             if statement.kind != Kind::JoinToken && !again && !self.spent.insert(statement.sha256.0) {
                 return Err(Breach::ReusedEvidence(node));
             }
@@ -377,6 +383,8 @@ mod tests {
         assert!(refused(vec![(0, made(9)), (1, joined(1)), (2, double)]).contains("key that another"));
         let replay = Decision::Granted { grant: grant(2, 1), token: Some(token(1)) };
         assert!(refused(vec![(0, made(9)), (1, joined(1)), (2, replay)]).contains("used before"));
+        let uncounted = vec![(0, made(1)), (1, joined(1)), (2, renewed(grant(2, 2)))];
+        assert!(refused(uncounted).contains("not counted"), "a token that is shown as any other evidence");
         let unreadable = Auditor::new(MESH, vec![]).follow("{}").unwrap_err();
         assert_eq!(unreadable.breach, Breach::Unreadable);
     }

@@ -6,7 +6,8 @@ use super::{TRANSCRIPT, forger::Forger, judged, refused};
 use crate::{
     Blob, Transcript,
     tpm::{
-        Activation, Attributes, Evidence, Keys, Name, NotActivated, Policy, appraise, proof_of_activation,
+        Activation, Attributes, Evidence, Keys, MAX_INTERMEDIATES, Name, NotActivated, Policy, appraise,
+        proof_of_activation,
     },
 };
 
@@ -23,6 +24,15 @@ fn forged(change: impl FnOnce(&mut Forger)) -> Option<String> {
 fn nothing_is_refused_of_what_is_as_it_should_be() {
     assert_eq!(forged(|_| ()), None);
     assert_eq!(forged(|forger| forger.attributes |= Attributes::ADMIN_WITH_POLICY), None);
+}
+
+#[test]
+fn an_enrolled_key_brings_no_more_certificates_than_any_other() {
+    let forger = someone();
+    let certificate = Blob::new(vec![0x30; 8]).unwrap();
+    let intermediates = vec![certificate; MAX_INTERMEDIATES + 1];
+    let evidence = Evidence { intermediates, ..forger.evidence() };
+    assert_eq!(judged(&evidence, &forger.enrolled(), NOW).unwrap(), "intermediate certificates");
 }
 
 #[test]
