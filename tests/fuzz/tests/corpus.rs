@@ -1,5 +1,7 @@
 //! The corpus, and mutations of it.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
+
 use std::{
     fs,
     path::Path,
