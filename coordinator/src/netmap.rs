@@ -1,5 +1,7 @@
 //! What one node is told of the mesh: pure functions of the [`MeshState`].
 
+use std::sync::Arc;
+
 use carrick_attest::Bytes;
 use carrick_types::{Cidr, NodeId, Revision};
 use carrick_wire::{
@@ -16,7 +18,12 @@ pub(crate) fn whole(state: &MeshState, id: NodeId, seen: Option<Head>) -> Option
     let tree = state.log.tree.read();
     let others = state.active().filter(|node| node.id != id);
     let peers = others.map(|node| peer(state, &tree, node, true)).collect::<Option<_>>()?;
-    Some(Netmap { revision: state.revision, own, peers, log: news(state, &tree, seen) })
+    let missed = |node: &&Arc<NodeRecord>| {
+        node.is_revoked() && seen.is_some_and(|seen| node.logged.position >= seen.size)
+    };
+    let revocations = state.nodes.values().filter(missed).map(|node| logged(state, &tree, &node.logged));
+    let revocations = revocations.collect::<Option<_>>()?;
+    Some(Netmap { revision: state.revision, own, peers, revocations, log: news(state, &tree, seen) })
 }
 
 /// What changed since `since`, which lies no later than the state, for a node that has seen the log up to `seen`; `None` for a stranger.
@@ -177,6 +184,19 @@ mod tests {
         assert!(delta.upserts[0].grant.is_none(), "its grant was seen before");
         assert_eq!(delta.removes, [gone.id]);
         assert_eq!(delta.revocations.len(), 1, "a revocation is proven");
+    }
+
+    #[test]
+    fn a_whole_netmap_has_the_revocations_that_its_node_has_missed() {
+        let before = with(&empty(), node(1, 1));
+        let mut gone = node(3, 2);
+        gone.membership = revoked();
+        let state = with(&before, gone);
+        let me = node(1, 1).id;
+        let revocations = |seen| whole(&state, me, seen).unwrap().revocations.len();
+        assert_eq!(revocations(Some(before.log.head)), 1);
+        assert_eq!(revocations(Some(state.log.head)), 0, "it was told already");
+        assert_eq!(revocations(None), 0, "a newcomer has nobody to forget");
     }
 
     #[test]

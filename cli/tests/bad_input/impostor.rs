@@ -199,7 +199,13 @@ fn netmap() -> Vec<u8> {
     let head = leaf_hash(b"the only entry");
     let checkpoint = Checkpoint { mesh: mesh(), size: 1, head }.sign(&signing_key()).to_string();
     let log = LogNews { checkpoint, consistency: Vec::new() };
-    encode(&ToNode::Netmap(Netmap { revision: Revision(1), own, peers: Vec::new(), log }))
+    encode(&ToNode::Netmap(Netmap {
+        revision: Revision(1),
+        own,
+        peers: Vec::new(),
+        revocations: Vec::new(),
+        log,
+    }))
 }
 
 fn delta() -> Vec<u8> {

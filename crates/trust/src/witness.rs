@@ -185,6 +185,8 @@ impl Witness {
         check_peers(&netmap.peers, None)?;
         self.check_own(&netmap.own)?;
         let head = self.follow(&netmap.log, now)?;
+        let revoked = all_revoked(&netmap.revocations, Some(head))?;
+        revoked.into_iter().for_each(|id| self.memory.revoke(id));
         let mut before = self.view.take().map(|view| view.members).unwrap_or_default();
         for (id, member) in mem::take(&mut self.shelved) {
             self.keep_former(id, &member.statements);
@@ -230,10 +232,7 @@ impl Witness {
         if head.is_none() && delta.upserts.iter().any(|peer| peer.grant.is_some()) {
             return Err(Distrust::OutOfTurn("a grant without a head of the log"));
         }
-        let revoked = delta.revocations.iter().map(|logged| revoked(logged, head?));
-        let revoked: Vec<NodeId> = revoked
-            .collect::<Option<_>>()
-            .ok_or(Distrust::OutOfTurn("a revocation that is not in the log"))?;
+        let revoked = all_revoked(&delta.revocations, head)?;
         let mut view = self.view.take().ok_or(Distrust::OutOfTurn("a delta before a netmap"))?;
         view.revision = delta.to;
         revoked.iter().for_each(|id| self.memory.revoke(*id));
@@ -621,6 +620,12 @@ fn proven(logged: &Logged, head: Head) -> bool {
     let proof: Vec<[u8; 32]> = logged.inclusion.iter().map(|hash| hash.0).collect();
     let leaf = leaf_hash(logged.entry.as_bytes());
     verify_inclusion(leaf, logged.index, head.size, &head.head.0, &proof)
+}
+
+/// Who is revoked by entries, all of which are in the log.
+fn all_revoked(revocations: &[Logged], head: Option<Head>) -> Result<Vec<NodeId>, Distrust> {
+    let revoked = revocations.iter().map(|logged| revoked(logged, head?));
+    revoked.collect::<Option<_>>().ok_or(Distrust::OutOfTurn("a revocation that is not in the log"))
 }
 
 /// Who is revoked by an entry; `None` where it is not in the log, or no revocation.

@@ -15,6 +15,9 @@ pub struct Netmap {
     pub own: OwnNode,
     /// Every other active node.
     pub peers: Vec<Peer>,
+    /// Every revocation that is not in the log as the node has seen it, so that none is missed. A newcomer has nobody to forget.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocations: Vec<Logged>,
     /// The log as it stands.
     pub log: LogNews,
 }

@@ -1,6 +1,6 @@
 //! Grants that are over, and grants of what belongs to somebody else.
 
-use carrick_trust::{Doubt, Witness};
+use carrick_trust::{Distrust, Doubt, Witness};
 use carrick_wire::hello::Trust;
 
 use crate::mesh::{ME, Mesh, NOW, Profile, cidr, doubt, id, key, members, restarted};
@@ -27,6 +27,20 @@ fn an_old_grant_after_revocation_is_doubted_also_after_a_restart() {
     mesh.show_whole(&mut again).unwrap();
     assert_eq!(doubt(&again, 1), Doubt::Revoked);
     assert_eq!(members(&again), [2]);
+}
+
+#[test]
+fn a_revocation_that_a_node_was_away_for_comes_with_the_next_netmap() {
+    let (mut mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 2);
+    let before = mesh.clone();
+    mesh.revoke(1);
+    mesh.show_whole(&mut witness).unwrap();
+    mesh.show_again(1, &before);
+    mesh.show(&mut witness).unwrap();
+    assert_eq!(doubt(&witness, 1), Doubt::Revoked);
+    let mut forged = mesh.netmap(witness.head());
+    forged.revocations = vec![mesh.logged(&(0, "{}".to_owned()))];
+    assert!(matches!(witness.handle_netmap(forged, NOW), Err(Distrust::OutOfTurn(_))));
 }
 
 #[test]

@@ -377,10 +377,14 @@ impl Mesh {
 
     pub(crate) fn netmap(&self, seen: Option<Head>) -> Netmap {
         let active = self.nodes.iter().filter(|(_, record)| record.standing == Standing::Active);
+        let missed = self.nodes.values().filter(|record| {
+            record.standing == Standing::Revoked && seen.is_some_and(|seen| record.logged.0 >= seen.size)
+        });
         Netmap {
             revision: Revision(self.revision),
             own: self.own.clone(),
             peers: active.map(|(n, _)| self.peer(*n)).collect(),
+            revocations: missed.map(|record| self.logged(&record.logged)).collect(),
             log: self.news(seen),
         }
     }

@@ -135,7 +135,13 @@ impl Log {
         };
         let peers = (0..self.grants.len()).map(|index| self.peer(index)).collect::<Result<_>>()?;
         let revision = Revision(self.tree.size());
-        Ok(encode(&ToNode::Netmap(Netmap { revision, own, peers, log: self.news(None)? })))
+        Ok(encode(&ToNode::Netmap(Netmap {
+            revision,
+            own,
+            peers,
+            revocations: Vec::new(),
+            log: self.news(None)?,
+        })))
     }
 
     /// What came with the last grant.
