@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use carrick_attest::Bytes;
+use carrick_attest::{Bytes, Statement};
 use carrick_types::{Cidr, NodeId, Revision};
 use carrick_wire::{
     hello::Head,
@@ -66,6 +66,11 @@ pub(crate) fn consistency(state: &MeshState, old: u64, new: u64) -> Option<Vec<B
     Some(hashes(state.log.tree.read().consistency(old, new)?))
 }
 
+/// The head of the log, for a node that has seen it up to `seen`.
+pub(crate) fn log_news(state: &MeshState, seen: Option<Head>) -> LogNews {
+    news(state, &state.log.tree.read(), seen)
+}
+
 fn news(state: &MeshState, tree: &Tree, seen: Option<Head>) -> LogNews {
     let size = state.log.head.size;
     // A node that has seen another log gets no proof, and says so.
@@ -87,14 +92,23 @@ pub(crate) fn allowed_ips(state: &MeshState, node: &NodeRecord) -> Vec<Cidr> {
 
 /// `None` where the log does not have what the node was granted, which no commit leads to.
 fn peer(state: &MeshState, tree: &Tree, node: &NodeRecord, with_grant: bool) -> Option<Peer> {
+    let head = state.log.head.size;
     let grant = || {
         Some(GrantProof {
             logged: logged(state, tree, &node.logged)?,
             statements: node.statements.texts().to_vec(),
+            moments: node.statements().iter().map(|statement| moment(statement, tree, head)).collect(),
         })
     };
     let grant = if with_grant { Some(grant()?) } else { None };
     Some(Peer { id: node.id, endpoints: node.endpoints.clone(), grant })
+}
+
+/// Proof that evidence that grows old was made when the log was as it says.
+fn moment(statement: &Statement, tree: &Tree, head: u64) -> Vec<Bytes<32>> {
+    let proof = statement.evidence.kind().ages().then(|| tree.consistency(statement.moment.log_size, head));
+    // Of a part of the log that was lost with its disk there is none: peers do not believe it, and the node is asked again.
+    hashes(proof.flatten().unwrap_or_default())
 }
 
 fn logged(state: &MeshState, tree: &Tree, entry: &LoggedEntry) -> Option<Logged> {

@@ -14,7 +14,7 @@ use carrick_types::{ChallengeKey, MeshId, NodeId, Revision, WireGuardSecret};
 use carrick_wire::{
     hello::{Head, Heartbeat, Hello, Proof, Request},
     session::{
-        Beat, Challenge, LinkReport, MAX_TO_COORDINATOR, MAX_TO_NODE, Proven, Refusal, RefusalCode,
+        Beat, Challenge, Demand, LinkReport, MAX_TO_COORDINATOR, MAX_TO_NODE, Proven, Refusal, RefusalCode,
         ToCoordinator, ToNode, Welcome, decode, encode,
     },
 };
@@ -77,6 +77,7 @@ pub(crate) async fn run(socket: WebSocket, connection: Arc<Connection>, app: Arc
         connection,
         app,
         node: None,
+        bundle: 0,
         known: None,
         asked: None,
         activation: None,
@@ -97,6 +98,8 @@ struct Session {
     app: Arc<App>,
     /// Once the node has proven who it is.
     node: Option<NodeId>,
+    /// The version of the policy bundle that the node was told last.
+    bundle: u64,
     /// What the node was told last, once it was told anything.
     known: Option<Known>,
     /// What the node was asked to prove itself against, and has not answered yet.
@@ -112,7 +115,6 @@ struct Known {
     revision: Revision,
     /// The head of the log that it has seen.
     log: Option<Head>,
-    bundle: u64,
 }
 
 /// A request for evidence.
@@ -211,11 +213,13 @@ impl Session {
 
     /// Challenge, hello, and whether the node is let in.
     async fn greet(&mut self) -> Result<(Arc<NodeRecord>, Hello), End> {
-        let (request, secret) = self.request()?;
-        let bundle = self.app.mesh.state().bundle.signed.clone();
+        let state = self.app.mesh.state();
+        let (request, secret) = request(state.mesh, state.log.head)?;
+        let bundle = state.bundle.signed.clone();
         self.send(&ToNode::Challenge(Challenge { request: request.clone(), bundle })).await?;
+        self.bundle = state.policy().version;
 
-        let tpms = takes_tpms(&self.app.mesh.state());
+        let tpms = takes_tpms(&state);
         let deadline = Instant::now() + if tpms { EVIDENCE } else { HELLO };
         let hello = loop {
             let message = timeout_at(deadline, self.socket.next()).await.map_err(|_| End::Silent)?;
@@ -286,10 +290,6 @@ impl Session {
         Ok(())
     }
 
-    fn request(&self) -> Result<(Request, WireGuardSecret), Refused> {
-        request(self.app.id, self.app.mesh.state().log.head)
-    }
-
     /// Sends what the node missed where it can build on what it has, else everything.
     async fn first_netmap(
         &mut self,
@@ -301,13 +301,14 @@ impl Session {
         timeout(VOUCH, self.app.leases.vouching()).await.map_err(|_| Refused::Stopping)?;
         let state = states.borrow_and_update().clone();
         check_member(&state, id)?;
+        let changed = self.tell_bundle(&state).await?;
         let have = hello.have;
         let same_log = have.log.is_some_and(|log| netmap::is_of_this_log(&state, log));
-        let log = match have.revision.filter(|revision| same_log && *revision <= state.revision) {
+        let log = match have.revision.filter(|revision| same_log && !changed && *revision <= state.revision) {
             Some(revision) => self.send_delta(&state, id, revision, have.log).await?,
             None => self.send_netmap(&state, id, have.log).await?,
         };
-        self.known = Some(Known { revision: state.revision, log, bundle: state.policy().version });
+        self.known = Some(Known { revision: state.revision, log });
         Ok(state.revision)
     }
 
@@ -321,15 +322,24 @@ impl Session {
         check_member(&state, id)?;
         let Some(known) = self.known else { return Ok(()) };
         let mut log = known.log;
-        if state.policy().version > known.bundle {
-            self.send(&ToNode::Bundle(Box::new(state.bundle.signed.clone()))).await?;
+        if self.tell_bundle(&state).await? {
             // Peers that were not good enough may be so now, and the other way round.
             log = self.send_netmap(&state, id, log).await?;
         } else if state.revision > known.revision {
             log = self.send_delta(&state, id, known.revision, log).await?;
         }
-        self.known = Some(Known { revision: state.revision, log, bundle: state.policy().version });
+        self.known = Some(Known { revision: state.revision, log });
         Ok(())
+    }
+
+    /// Sends the policy bundle where it is newer than the one that the node has. Whether it is.
+    async fn tell_bundle(&mut self, state: &MeshState) -> Result<bool, End> {
+        let newer = state.policy().version > self.bundle;
+        if newer {
+            self.send(&ToNode::Bundle(Box::new(state.bundle.signed.clone()))).await?;
+            self.bundle = state.policy().version;
+        }
+        Ok(newer)
     }
 
     /// The head of the log that the node has seen then.
@@ -445,8 +455,13 @@ impl Session {
         if self.asked.as_ref().is_some_and(|asked| asked.is_open(Instant::now())) {
             return Ok(());
         }
-        let (request, secret) = self.request()?;
-        self.send(&ToNode::Attest(request.clone())).await?;
+        let state = self.app.mesh.state();
+        // Under a bundle that the node does not have yet it cannot check the log; it is told the bundle next, and asked then.
+        let Some(known) = self.known.filter(|_| self.bundle == state.policy().version) else { return Ok(()) };
+        let (request, secret) = request(state.mesh, state.log.head)?;
+        let log = netmap::log_news(&state, known.log);
+        self.send(&ToNode::Attest(Demand { request: request.clone(), log })).await?;
+        self.known = Some(Known { log: Some(state.log.head), ..known });
         self.asked = Some(Asked { request, secret, until: Instant::now() + EVIDENCE });
         self.activation = None;
         Ok(())

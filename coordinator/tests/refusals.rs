@@ -126,8 +126,9 @@ async fn new_evidence_is_taken_once_and_only_where_it_was_asked_for() {
     let mut member = scene.coordinator.join(&node, Some(&scene.token)).await.unwrap();
     member.session.say(&ToCoordinator::Renew).await;
     let request = loop {
-        if let ToNode::Attest(request) = member.session.next().await.unwrap() {
-            break request;
+        if let ToNode::Attest(demand) = member.session.next().await.unwrap() {
+            member.witness.handle_demand(&demand, std::time::SystemTime::now().into()).unwrap();
+            break demand.request;
         }
     };
     let subject = Subject {

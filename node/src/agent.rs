@@ -367,8 +367,10 @@ impl Agent {
                     }
                 }
             }
-            ToNode::Attest(request) => {
-                let question = self.identity.question(&request, &session.exporter).await?;
+            ToNode::Attest(demand) => {
+                witness.handle_demand(&demand, now())?;
+                self.identity.remember();
+                let question = self.identity.question(&demand.request, &session.exporter).await?;
                 said.waiting = None;
                 *gathering = Some(tokio::spawn(question.begin()));
             }

@@ -148,6 +148,7 @@ impl Identity {
             return Err(Refusal { code: RefusalCode::WrongMesh, detail }.into());
         }
         self.witness.handle_bundle(&challenge.bundle, now())?;
+        self.witness.handle_challenge(&challenge.request);
         self.remember();
         let question = self.question(&challenge.request, exporter).await?;
         let kinds = if self.is_member() { BTreeSet::new() } else { question.kinds };

@@ -4,7 +4,7 @@ use carrick_types::{ClusterName, IdentityKey, MeshId, Signature, UnixTime, WireG
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Binding, Bytes, Kind, Transcript, kubernetes, nitro, sev_snp, tdx, token, tpm};
+use crate::{Binding, Bytes, Kind, Transcript, kubernetes, nitro, policy::LogHead, sev_snp, tdx, token, tpm};
 
 /// The longest text of one statement, in bytes.
 pub const MAX_STATEMENT: usize = 64 * 1024;
@@ -79,6 +79,11 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// The head of the log that it names.
+    pub const fn head(&self) -> LogHead {
+        LogHead { size: self.log_size, head: self.log_head }
+    }
+
     /// The nonce: whoever knows the log can tell that the evidence is younger than the head it names.
     pub fn nonce(&self) -> [u8; 32] {
         Sha256::new()

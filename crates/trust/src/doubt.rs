@@ -47,6 +47,9 @@ pub enum Doubt {
     /// The evidence is not enough.
     #[error("{0}")]
     Evidence(String),
+    /// The evidence names a head that is not proven to be the log's.
+    #[error("its evidence is not of the moment that it names")]
+    Moment,
     /// The node was revoked.
     #[error("it was revoked")]
     Revoked,

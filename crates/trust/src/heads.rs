@@ -1,18 +1,14 @@
 //! Heads that are known to be of one log, and the question that a head of a peer raises.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use carrick_attest::Bytes;
-use carrick_types::UnixTime;
 use carrick_wire::{hello::Head, log::tree::verify_consistency};
 
 use crate::Distrust;
 
 /// The most heads that are known at a time.
 const MAX_HEADS: usize = 256;
-
-/// How often it is noted how long the log is: the memory reaches back 21 hours.
-const SEEN_EVERY: Duration = Duration::from_secs(300);
 
 /// A head that a peer told of and that this node does not know: the coordinator has to prove that it is of the same log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,29 +30,11 @@ impl Question {
 pub(crate) struct Heads {
     /// By size. The largest is the last that the coordinator showed.
     known: BTreeMap<u64, Bytes<32>>,
-    /// When a size was first seen by this node's own clock.
-    seen: BTreeMap<UnixTime, u64>,
 }
 
 impl Heads {
     pub(crate) fn new(head: Option<Head>) -> Self {
-        Self { known: head.into_iter().map(|head| (head.size, head.head)).collect(), seen: BTreeMap::new() }
-    }
-
-    /// Notes that the coordinator showed a log of this size.
-    pub(crate) fn saw(&mut self, size: u64, now: UnixTime) {
-        let soon = |(last, _): (&UnixTime, &u64)| now < last.saturating_add(SEEN_EVERY);
-        if !self.seen.last_key_value().is_some_and(soon) {
-            self.seen.insert(now, size);
-        }
-        if self.seen.len() > MAX_HEADS {
-            self.seen.pop_first();
-        }
-    }
-
-    /// How long the log was, at the least, at a moment: whoever proves something that only a shorter log knows of proved it before.
-    pub(crate) fn size_at(&self, moment: UnixTime) -> u64 {
-        self.seen.range(..=moment).next_back().map_or(0, |(_, size)| *size)
+        Self { known: head.into_iter().map(|head| (head.size, head.head)).collect() }
     }
 
     /// Adds a head that was proven to be of this log.
@@ -111,19 +89,6 @@ pub(crate) fn consistent(old: Head, new: Head, proof: &[Bytes<32>]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_size_at_a_moment_is_the_last_one_seen_by_then() {
-        let at = |minutes: u64| UnixTime::from_millis(minutes * 60_000);
-        let mut heads = Heads::new(None);
-        for (minute, size) in [(10, 5), (11, 6), (20, 7), (30, 7)] {
-            heads.saw(size, at(minute));
-        }
-        assert_eq!([9, 10, 19, 20, 99].map(|minute| heads.size_at(at(minute))), [0, 5, 5, 7, 7]);
-        (0..10_000).for_each(|n| heads.saw(n + 8, at(n + 40)));
-        assert!(heads.seen.len() <= MAX_HEADS && heads.size_at(at(10_000)) > 9_900);
-        assert_eq!(heads.size_at(at(50)), 0, "what is forgotten proves nothing");
-    }
 
     #[test]
     fn known_heads_are_bounded_and_the_last_one_stays() {

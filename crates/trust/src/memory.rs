@@ -1,14 +1,21 @@
 //! What outlives the process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use carrick_attest::Bytes;
-use carrick_types::{NodeId, OperatorPin};
+use carrick_types::{NodeId, OperatorPin, UnixTime};
 use carrick_wire::hello::Head;
 use serde::{Deserialize, Serialize};
 
 /// The most nodes whose grants are remembered, and the most whose revocations are.
 const MAX_REMEMBERED: usize = 65_536;
+
+/// How often it is noted how long the log is, and how many notes are kept: they reach back 21 hours.
+const NOTE_SIZE_EVERY: Duration = Duration::from_secs(300);
+const MAX_SIZES: usize = 256;
 
 /// What a node remembers across restarts. With it, nobody can show it an older bundle, a shorter log, a node that was revoked, or
 /// a grant that was replaced.
@@ -23,6 +30,9 @@ pub struct Memory {
     pub bundle: Option<Bytes<32>>,
     /// The last head of the log that was seen.
     pub log: Option<Head>,
+    /// How long the log was at the least, by this node's own clock: who names a shorter log proves something of before.
+    #[serde(default)]
+    pub sizes: BTreeMap<UnixTime, u64>,
     /// The last `log_restart` that was followed. A bundle that repeats it restarts nothing.
     #[serde(default)]
     pub restart: Option<Head>,
@@ -43,10 +53,35 @@ impl Memory {
             bundle_version: 0,
             bundle: None,
             log: None,
+            sizes: BTreeMap::new(),
             restart: None,
             revoked: BTreeSet::new(),
             positions: BTreeMap::new(),
         }
+    }
+
+    /// The coordinator showed a log of this size.
+    pub(crate) fn saw_size(&mut self, size: u64, now: UnixTime) {
+        // What was seen by a clock that was set back since was seen by now as well.
+        self.sizes.split_off(&now);
+        let soon = |(last, _): (&UnixTime, &u64)| now < last.saturating_add(NOTE_SIZE_EVERY);
+        if !self.sizes.last_key_value().is_some_and(soon) {
+            self.sizes.insert(now, size);
+        }
+        if self.sizes.len() > MAX_SIZES {
+            self.sizes.pop_first();
+        }
+    }
+
+    /// How long the log was, at the least, at a moment.
+    pub(crate) fn size_at(&self, moment: UnixTime) -> u64 {
+        self.sizes.range(..=moment).next_back().map_or(0, |(_, size)| *size)
+    }
+
+    /// The log was set back to this size.
+    pub(crate) fn set_back(&mut self, size: u64) {
+        self.sizes.retain(|_, seen| *seen <= size);
+        self.positions.clear();
     }
 
     /// A node was revoked. Where too many are remembered, the new one is not: nobody can make this forget the others.
@@ -84,6 +119,31 @@ mod tests {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&n.to_be_bytes());
         NodeId::from_bytes(bytes)
+    }
+
+    #[test]
+    fn the_size_at_a_moment_is_the_last_one_seen_by_then() {
+        let at = |minutes: u64| UnixTime::from_millis(minutes * 60_000);
+        let mut memory = memory();
+        for (minute, size) in [(10, 5), (11, 6), (20, 7), (30, 7)] {
+            memory.saw_size(size, at(minute));
+        }
+        assert_eq!([9, 10, 19, 20, 99].map(|minute| memory.size_at(at(minute))), [0, 5, 5, 7, 7]);
+        memory.set_back(5);
+        assert_eq!(memory.size_at(at(99)), 5, "what was seen of the part that is gone says nothing");
+        (0..10_000).for_each(|n| memory.saw_size(n + 8, at(n + 40)));
+        assert!(memory.sizes.len() <= MAX_SIZES && memory.size_at(at(10_000)) > 9_900);
+        assert_eq!(memory.size_at(at(50)), 0, "what is forgotten proves nothing");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_stop_the_notes() {
+        let at = |minutes: u64| UnixTime::from_millis(minutes * 60_000);
+        let mut memory = memory();
+        memory.saw_size(5, at(1_000_000));
+        memory.saw_size(6, at(10));
+        memory.saw_size(7, at(20));
+        assert_eq!([10, 20, 2_000_000].map(|minute| memory.size_at(at(minute))), [6, 7, 7]);
     }
 
     #[test]

@@ -10,20 +10,20 @@ use std::{
 use carrick_attest::{
     Bytes, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject, TrustedBundle,
     appraise, follows,
-    policy::{BundleError, ClusterPolicy, LogHead},
+    policy::{BundleError, ClusterPolicy},
 };
 use carrick_types::{
     Cidr, MeshId, NodeId, OperatorPin, Revision, UnixTime, WireGuardKey, check_named_prefix_claim,
     check_prefix_claim,
 };
 use carrick_wire::{
-    hello::{Head, MAX_EVIDENCE, Trust},
+    hello::{Head, MAX_EVIDENCE, Request, Trust},
     log::{
         Decision, Entry, SignedCheckpoint,
         tree::{leaf_hash, verify_inclusion},
     },
     netmap::{GrantProof, LogNews, Logged, Netmap, NetmapDelta, OwnNode, Peer},
-    session::MAX_ENDPOINTS,
+    session::{Demand, MAX_ENDPOINTS},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -90,6 +90,8 @@ pub struct Witness {
     checkpoint: Option<String>,
     /// What was seen before the operator set the log back: until the next head, both may be continued.
     set_back_from: Option<Head>,
+    /// The head that the last challenge named, of a node that has seen none yet: what it shows then is bound to it.
+    challenged: Option<Head>,
     view: Option<View>,
     /// Those among the doubted who were believed, and whom another bundle may admit again.
     shelved: BTreeMap<NodeId, Member>,
@@ -121,6 +123,7 @@ impl Witness {
             heads,
             checkpoint: None,
             set_back_from: None,
+            challenged: None,
             view: None,
             shelved: BTreeMap::new(),
             former: BTreeMap::new(),
@@ -165,8 +168,8 @@ impl Witness {
         if found == seen && self.memory.bundle.is_some_and(|known| known != digest) {
             return Err(Distrust::TwoBundles(found));
         }
-        if let Some(LogHead { size, head }) = opened.get().log_restart {
-            self.set_back(Head { size, head });
+        if let Some(head) = opened.get().log_restart {
+            self.set_back(head);
         }
         self.memory.operator = OperatorPin::of(&opened.operator());
         self.memory.bundle_version = found;
@@ -316,9 +319,26 @@ impl Witness {
         self.checkpoint.as_deref()
     }
 
-    /// The last head that was seen.
+    /// The last head that was seen, or else the one that the last challenge named: the next one must continue it.
     pub const fn head(&self) -> Option<Head> {
-        self.memory.log
+        if self.memory.log.is_some() { self.memory.log } else { self.challenged }
+    }
+
+    /// A challenge names a head of the log. A newcomer shows evidence for it and can check it only afterwards, by what it is told then.
+    pub const fn handle_challenge(&mut self, request: &Request) {
+        self.challenged = Some(request.head());
+    }
+
+    /// A member is asked for evidence: for a head of the log that it has seen by then.
+    ///
+    /// # Errors
+    /// [`Distrust`]; nothing is to be shown.
+    pub fn handle_demand(&mut self, demand: &Demand, now: UnixTime) -> Result<(), Distrust> {
+        if self.follow(&demand.log, now)? == demand.request.head() {
+            Ok(())
+        } else {
+            Err(Distrust::OutOfTurn("a request for evidence with another head of the log"))
+        }
     }
 
     /// The operator sets the log back to a head, once.
@@ -326,7 +346,7 @@ impl Witness {
         if self.memory.restart.replace(head) != Some(head) {
             self.heads = Heads::new(Some(head));
             self.set_back_from = self.memory.log.replace(head);
-            self.memory.positions.clear();
+            self.memory.set_back(head.size);
         }
     }
 
@@ -339,15 +359,15 @@ impl Witness {
         if head.size == 0 {
             return Err(Distrust::OutOfTurn("a log without entries"));
         }
-        if let Some(seen) = self.memory.log {
+        if let Some(seen) = self.head() {
             let mut starts = std::iter::once(seen).chain(self.set_back_from);
             if !starts.any(|start| consistent(start, head, &news.consistency)) {
                 return Err(Distrust::Fork { size: head.size, seen: seen.size });
             }
         }
-        self.set_back_from = None;
+        (self.set_back_from, self.challenged) = (None, None);
         self.heads.insert(head);
-        self.heads.saw(head.size, now);
+        self.memory.saw_size(head.size, now);
         self.memory.log = Some(head);
         self.checkpoint = Some(news.checkpoint.clone());
         Ok(head)
@@ -454,6 +474,9 @@ impl Witness {
         if known.is_none_or(|known| known.grant != grant || known.statements != statements) {
             self.appraise(&grant, &statements, now)?;
             if self.trust == Trust::Evidence {
+                if !dated(&statements, &peer.proof.moments, head) {
+                    return Err(Doubt::Moment);
+                }
                 follows(&self.shown_before(peer), &statements).map_err(|rejection| evidence(&rejection))?;
             }
         }
@@ -475,7 +498,7 @@ impl Witness {
         };
         // The coordinator says when it appraised; by what the nonce was made from, it was no later than this node knows.
         let policy = bundle.get().policy(&grant.cluster);
-        let shortest = self.heads.size_at(now.saturating_sub(policy.max_evidence_age() + MAX_SKEW));
+        let shortest = self.memory.size_at(now.saturating_sub(policy.max_evidence_age() + MAX_SKEW));
         let dated =
             |statement: &Statement| statement.evidence.kind().ages() && statement.moment.log_size < shortest;
         if self.trust == Trust::Evidence && statements.iter().any(dated) {
@@ -620,6 +643,15 @@ fn proven(logged: &Logged, head: Head) -> bool {
     let proof: Vec<[u8; 32]> = logged.inclusion.iter().map(|hash| hash.0).collect();
     let leaf = leaf_hash(logged.entry.as_bytes());
     verify_inclusion(leaf, logged.index, head.size, &head.head.0, &proof)
+}
+
+/// Whether evidence that grows old was made when the log had the head that it names. No head that the log had only after the grant can be
+/// named: it follows from the grant, and the grant from the evidence.
+fn dated(statements: &[Statement], moments: &[Vec<Bytes<32>>], head: Head) -> bool {
+    let made = |(statement, proof): (&Statement, &Vec<Bytes<32>>)| {
+        !statement.evidence.kind().ages() || consistent(statement.moment.head(), head, proof)
+    };
+    statements.len() == moments.len() && statements.iter().zip(moments).all(made)
 }
 
 /// Who is revoked by entries, all of which are in the log.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+pub use carrick_attest::policy::LogHead as Head;
 use carrick_attest::{Bytes, Evidence, Kind, Moment, Statement, Subject};
 use carrick_types::{
     ChallengeKey, Cidr, ClusterName, IdentityKey, IdentitySecret, MeshId, NodeId, NodeName, Revision,
@@ -33,6 +34,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// The head of the log that it names.
+    pub const fn head(&self) -> Head {
+        Head { size: self.log_size, head: self.log_head }
+    }
+
     /// The moment of an answer to this, given in the TLS session that exported `exporter`.
     pub const fn moment(
         &self,
@@ -97,15 +103,6 @@ pub struct Have {
     pub revision: Option<Revision>,
     /// The last head of the log that it has seen, where it has seen one.
     pub log: Option<Head>,
-}
-
-/// The head of the log at a size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
-    /// How many entries.
-    pub size: u64,
-    /// The head of their tree.
-    pub head: Bytes<32>,
 }
 
 /// Whether a node checks the evidence of its peers.

@@ -49,6 +49,9 @@ pub struct GrantProof {
     pub logged: Logged,
     /// The text of each statement that the grant names, in its order.
     pub statements: Vec<String>,
+    /// For each of them, that its [`Moment`](carrick_attest::Moment) is of this log (RFC 6962 consistency, from there to the checkpoint
+    /// in [`LogNews`]); empty where its age does not matter.
+    pub moments: Vec<Vec<Bytes<32>>>,
 }
 
 /// What a node is told of itself.

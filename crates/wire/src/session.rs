@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     hello::{Heartbeat, Hello, Proof, Request},
-    netmap::{Netmap, NetmapDelta},
+    netmap::{LogNews, Netmap, NetmapDelta},
 };
 
 /// The version that this code speaks.
@@ -66,7 +66,7 @@ pub enum ToNode {
     /// What changed since the last netmap or delta.
     Delta(NetmapDelta),
     /// The node shall prove itself anew, as [`ToCoordinator::Attested`].
-    Attest(Request),
+    Attest(Demand),
     /// The answer to [`ToCoordinator::Activate`]. The evidence that follows proves that the node's TPM recovered what is in it; it
     /// serves once, in this session.
     Credential(Box<tpm::Credential>),
@@ -76,6 +76,16 @@ pub enum ToNode {
     Bundle(Box<SignedBundle>),
     /// The log of one size begins with the log of another.
     Proven(Proven),
+}
+
+/// A request for evidence, made from a head of the log that the node can check: evidence for a head that is yet to come would look
+/// younger than it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// What the proof must be made for.
+    pub request: Request,
+    /// The log at the size that the request names.
+    pub log: LogNews,
 }
 
 /// The coordinator's word that a node's netmap is current: as of the heartbeat that it answers.

@@ -4,6 +4,7 @@
 
 mod bundles;
 mod evidence;
+mod freshness;
 mod gossip;
 mod grants;
 mod log;

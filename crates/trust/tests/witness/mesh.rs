@@ -112,10 +112,21 @@ impl Profile {
         kind: Kind,
         evidence: impl FnOnce(&Transcript) -> Evidence,
     ) -> Statement {
+        self.statement_at(first_head(), key, kind, evidence)
+    }
+
+    /// A statement that names a head of the log.
+    pub(crate) fn statement_at(
+        &self,
+        head: Head,
+        key: u8,
+        kind: Kind,
+        evidence: impl FnOnce(&Transcript) -> Evidence,
+    ) -> Statement {
         let subject = self.subject(key);
         let moment = Moment {
-            log_size: 1,
-            log_head: Bytes([5; 32]),
+            log_size: head.size,
+            log_head: head.head,
             salt: Bytes([6; 32]),
             exporter: Bytes([7; 32]),
             policy_version: 1,
@@ -198,6 +209,17 @@ pub(crate) struct Record {
     grant_revision: u64,
 }
 
+/// What every log begins with.
+fn first_decision() -> Decision {
+    Decision::BundlePublished { version: 1, operator: operator(2).public(), sha256: Bytes([0; 32]) }
+}
+
+/// The head of every log with one entry.
+pub(crate) fn first_head() -> Head {
+    let text = Entry { at: NOW, decision: first_decision() }.to_text();
+    Head { size: 1, head: Bytes(leaf_hash(text.as_bytes())) }
+}
+
 /// The coordinator. A clone of it is another history from here on.
 #[derive(Debug, Clone)]
 pub(crate) struct Mesh {
@@ -225,9 +247,7 @@ impl Mesh {
             own_revision: 1,
             revision: 1,
         };
-        let published =
-            Decision::BundlePublished { version: 1, operator: operator(2).public(), sha256: Bytes([0; 32]) };
-        mesh.log(published);
+        mesh.log(first_decision());
         mesh
     }
 
@@ -371,8 +391,16 @@ impl Mesh {
     pub(crate) fn peer(&self, n: u8) -> Peer {
         let record = &self.nodes[&n];
         let logged = self.logged(&record.logged);
-        let grant = Some(GrantProof { logged, statements: record.statements.clone() });
+        let statements = record.statements.clone();
+        let moments = statements.iter().map(|text| self.moment(text)).collect();
+        let grant = Some(GrantProof { logged, statements, moments });
         Peer { id: id(n), endpoints: record.endpoints.clone(), grant }
+    }
+
+    /// Proof of the moment that a statement names, where the log had such a head.
+    fn moment(&self, text: &str) -> Vec<Bytes<32>> {
+        let then = Statement::from_text(text).map_or(0, |statement| statement.moment.log_size);
+        hashes(self.tree.consistency(then, self.tree.size()).unwrap_or_default())
     }
 
     pub(crate) fn netmap(&self, seen: Option<Head>) -> Netmap {

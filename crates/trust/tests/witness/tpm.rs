@@ -1,25 +1,30 @@
 //! Peers with a TPM: what they show must follow what they showed before.
 
 use carrick_attest::{
-    Evidence, Kind,
+    Bundle, Evidence, Kind,
     tpm::{Clock, Policy},
 };
 use carrick_trust::Witness;
-use carrick_wire::hello::Trust;
+use carrick_wire::hello::{Head, Trust};
 
-use crate::mesh::{Mesh, NOW, Profile, doubted_evidence, members, newcomer};
+use crate::mesh::{Mesh, NOW, Profile, doubted_evidence, first_head, members, newcomer};
 
 #[path = "../../../attest/src/tpm/tests/forger.rs"]
 mod forger;
 
-use forger::Forger;
+pub(crate) use forger::Forger;
 
-const BEFORE: Clock = Clock { clock: 1000, reset_count: 5, restart_count: 2, safe: true };
+pub(crate) const BEFORE: Clock = Clock { clock: 1000, reset_count: 5, restart_count: 2, safe: true };
 
 /// What node 2 shows of a TPM, at a moment by that TPM's clock.
-fn statements(forger: &mut Forger, clock: Clock) -> Vec<String> {
+pub(crate) fn statements(forger: &mut Forger, clock: Clock) -> Vec<String> {
+    statements_at(first_head(), forger, clock)
+}
+
+/// The same, for a nonce that was made from this head of the log.
+pub(crate) fn statements_at(head: Head, forger: &mut Forger, clock: Clock) -> Vec<String> {
     let profile = Profile::of(2);
-    let quote = profile.statement(2, Kind::Tpm, |transcript| {
+    let quote = profile.statement_at(head, 2, Kind::Tpm, |transcript| {
         forger.extra_data = transcript.short().to_vec();
         forger.clock = clock;
         Evidence::Tpm(Box::new(forger.evidence()))
@@ -28,7 +33,7 @@ fn statements(forger: &mut Forger, clock: Clock) -> Vec<String> {
 }
 
 /// A mesh in which a witness has seen node 2 with the first of these TPMs, which are all enrolled.
-fn seen(trust: Trust, forgers: &mut [Forger]) -> (Mesh, Witness) {
+pub(crate) fn seen(trust: Trust, forgers: &mut [Forger]) -> (Mesh, Witness) {
     seen_accepting(trust, forgers, &[&[Kind::Tpm]])
 }
 
@@ -36,24 +41,26 @@ fn seen(trust: Trust, forgers: &mut [Forger]) -> (Mesh, Witness) {
 fn seen_accepting(trust: Trust, forgers: &mut [Forger], accept: &[&[Kind]]) -> (Mesh, Witness) {
     let mut mesh = Mesh::new();
     let mut witness = newcomer(trust);
-    let keys = forgers.iter().flat_map(|forger| forger.enrolled().endorsement_keys).collect();
-    let bundle = mesh.bundle_of(1, |bundle| {
-        bundle.default.accept = accept.iter().map(|set| set.iter().copied().collect()).collect();
-        bundle.default.tpm = Some(Policy { endorsement_keys: keys, ..Policy::default() });
-    });
-    witness.handle_bundle(&bundle, NOW).unwrap();
+    witness.handle_bundle(&mesh.bundle_of(1, |bundle| accepting(bundle, forgers, accept)), NOW).unwrap();
     grant(&mut mesh, statements(&mut forgers[0], BEFORE));
     mesh.show_whole(&mut witness).unwrap();
     assert_eq!(members(&witness), [2], "{:?}", witness.view().unwrap().doubted);
     (mesh, witness)
 }
 
-fn grant(mesh: &mut Mesh, statements: Vec<String>) {
+/// A bundle that accepts these sets of kinds, and these TPMs.
+pub(crate) fn accepting(bundle: &mut Bundle, forgers: &mut [Forger], accept: &[&[Kind]]) {
+    let keys = forgers.iter().flat_map(|forger| forger.enrolled().endorsement_keys).collect();
+    bundle.default.accept = accept.iter().map(|set| set.iter().copied().collect()).collect();
+    bundle.default.tpm = Some(Policy { endorsement_keys: keys, ..Policy::default() });
+}
+
+pub(crate) fn grant(mesh: &mut Mesh, statements: Vec<String>) {
     let profile = Profile::of(2);
     mesh.grant_as(profile.clone(), profile.grant(&statements), statements);
 }
 
-fn tpm() -> Forger {
+pub(crate) fn tpm() -> Forger {
     Forger::new([0; 32])
 }
 
