@@ -47,6 +47,7 @@ impl Silent {
             cluster: "east".parse().unwrap(),
             ca: CaPin::from_bytes([3; 32]).unwrap(),
             operator: OperatorPin::from_bytes([6; 32]).unwrap(),
+            policy_version: 1,
             seed: TokenSeed::from_bytes([4; 32]),
             urls: vec![format!("https://{}", listener.local_addr().unwrap())],
         };

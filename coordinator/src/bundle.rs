@@ -94,6 +94,11 @@ fn check_succession(
     if now >= bundle.expires_at {
         return Err(BundleError::Expired(bundle.expires_at).into());
     }
+    // It names the log: nodes would take one that is named otherwise for another.
+    if bundle.log_restart.is_none() && state.policy().log_restart.is_some() {
+        let why = "it leaves out `log_restart`, which stays as it is until the log is set back again";
+        return Err(BundleError::Senseless(why.to_owned()).into());
+    }
     if bundle.coordinator_key != coordinator {
         return Err(PublishError::OtherCoordinator(coordinator));
     }
@@ -102,7 +107,10 @@ fn check_succession(
 
 #[cfg(test)]
 mod tests {
-    use carrick_attest::policy::Succession;
+    use carrick_attest::{
+        Bytes,
+        policy::{LogHead, Succession},
+    };
 
     use super::*;
     use crate::state::tests::{bundle, empty, node, operator, signed, signing_key};
@@ -171,6 +179,22 @@ mod tests {
         for version in [2 + MAX_LEAP, u64::MAX] {
             assert!(offer(version).unwrap_err().to_string().contains("version"), "{version}");
         }
+    }
+
+    #[test]
+    fn a_log_that_was_set_back_is_named_so_from_then_on() {
+        let offer = |state: &MeshState, bundle: &Bundle| {
+            follow(state, signed(bundle), signing_key().public(), NOW).map_err(|error| error.to_string())
+        };
+        let log_restart = Some(LogHead { size: 1, head: Bytes([1; 32]) });
+        let second = Bundle { version: 2, log_restart, ..bundle() };
+        let state = MeshState { bundle: Arc::new(offer(&empty(), &second).unwrap()), ..empty() };
+        let third = Bundle { version: 3, ..second };
+        offer(&state, &third).unwrap();
+        let again = Some(LogHead { size: 2, head: Bytes([2; 32]) });
+        offer(&state, &Bundle { log_restart: again, ..third.clone() }).unwrap();
+        let dropped = offer(&state, &Bundle { log_restart: None, ..third });
+        assert!(dropped.unwrap_err().contains("log_restart"));
     }
 
     #[test]

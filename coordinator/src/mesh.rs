@@ -454,7 +454,7 @@ impl Owner {
         info!(version = found, %operator, "policy bundle in force");
         let mut next = MeshState::clone(&state);
         next.bundle = Arc::new(PublishedBundle { signed, trusted });
-        next.log = self.store.log_state(state.mesh, &self.key);
+        next.log = self.store.log_state(next.policy(), &self.key);
         let next = Arc::new(next);
         self.publish.send_replace(next.clone());
         let cut_off = bundle::cut_off(&next, &next.bundle.trusted, now);
@@ -596,7 +596,7 @@ impl Owner {
     /// Publishes the log after an entry that concerns no node.
     fn logged(&mut self, state: &MeshState, written: Result<(), StoreError>) -> Result<(), StoreError> {
         self.noted(written)?;
-        let log = self.store.log_state(state.mesh, &self.key);
+        let log = self.store.log_state(state.policy(), &self.key);
         self.publish.send_replace(Arc::new(MeshState { log, ..state.clone() }));
         Ok(())
     }
@@ -613,7 +613,7 @@ impl Owner {
         self.unstored.remove(&id);
         let mut next = state.with(node);
         if self.store.next_position() > state.log.head.size {
-            next.log = self.store.log_state(state.mesh, &self.key);
+            next.log = self.store.log_state(state.policy(), &self.key);
         }
         let next = Arc::new(next);
         self.publish.send_replace(next.clone());

@@ -106,7 +106,7 @@ impl Identity {
         }
         let memory = match (stored.1.clone(), &config.token) {
             (Some(memory), _) => memory,
-            (None, Some(token)) => Memory::new(token.operator),
+            (None, Some(token)) => Memory::new(token.operator, token.policy_version),
             (None, None) => return Err(NodeError::NoToken),
         };
         let myself = Myself {

@@ -14,7 +14,7 @@ use carrick_wire::{
     api::{AppraisalPolicy, LogCheckpoint, LogPage},
     hello::Head,
     log::{
-        Auditor, Checkpoint, Decision, Entry, SignedCheckpoint,
+        Auditor, Checkpoint, Decision, Entry, Origin, SignedCheckpoint,
         tree::{Tree, leaf_hash},
     },
 };
@@ -134,7 +134,7 @@ impl Verify {
             let first = || OperatorPin::of(&policy.signed.operator);
             let pin = asked.or(seen.as_ref().map(|seen| seen.operator)).unwrap_or_else(first);
             let bundle = policy.signed.open(&pin, &mesh).context("the policy bundle is not believed")?;
-            let head = signed.verify(mesh, &bundle.get().coordinator_key)?;
+            let head = signed.verify(&Origin::of(bundle.get()), &bundle.get().coordinator_key)?;
             let texts = fetch(&api, 0, Some(head.size)).await?;
             check_entries(&texts, &head, seen.as_ref().map(|seen| &seen.log), &bundle)?;
             if let Some(file) = &file {
@@ -186,7 +186,7 @@ fn check_entries(
             seen.size
         );
     }
-    let mut auditor = Auditor::new(head.mesh, bundle.operators());
+    let mut auditor = Auditor::new(head.origin.mesh, bundle.operators());
     for text in texts {
         auditor.follow(text)?;
     }
@@ -352,7 +352,11 @@ mod tests {
     fn head(texts: &[String]) -> Checkpoint {
         let mut tree = Tree::default();
         texts.iter().for_each(|text| tree.push(leaf_hash(text.as_bytes())));
-        Checkpoint { mesh: mesh(), size: tree.size(), head: tree.head(tree.size()).unwrap() }
+        Checkpoint {
+            origin: Origin { mesh: mesh(), restart: None },
+            size: tree.size(),
+            head: tree.head(tree.size()).unwrap(),
+        }
     }
 
     fn seen(texts: &[String]) -> Head {

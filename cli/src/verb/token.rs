@@ -141,7 +141,16 @@ async fn sign(
     let Capability { mesh, token: id, cluster, uses, expires_at, .. } = capability;
     let operator = OperatorPin::of(&secret.public());
     let urls = registered.urls;
-    let token = JoinToken { id, mesh, cluster: cluster.clone(), ca: api.ca(), operator, seed, urls };
+    let token = JoinToken {
+        id,
+        mesh,
+        cluster: cluster.clone(),
+        ca: api.ca(),
+        operator,
+        policy_version: in_force.bundle.version,
+        seed,
+        urls,
+    };
     Ok(CreatedToken { id, token: token.to_string(), cluster, expires_at, uses })
 }
 

@@ -11,7 +11,7 @@ use carrick_types::{
 use carrick_wire::{
     hello::Request,
     log::{
-        Checkpoint,
+        Checkpoint, Origin,
         tree::{empty_head, leaf_hash},
     },
     netmap::{LogNews, Netmap, NetmapDelta, OwnNode},
@@ -106,6 +106,7 @@ impl Impostor {
             cluster: "east".parse().unwrap(),
             ca: self.pin,
             operator: OperatorPin::of(&operator().public()),
+            policy_version: 1,
             seed: TokenSeed::from_bytes([4; 32]),
             urls: vec![format!("https://{}", self.address)],
         }
@@ -197,7 +198,9 @@ fn netmap() -> Vec<u8> {
         wireguard_key: WireGuardSecret::from_bytes([8; 32]).public(),
     };
     let head = leaf_hash(b"the only entry");
-    let checkpoint = Checkpoint { mesh: mesh(), size: 1, head }.sign(&signing_key()).to_string();
+    let checkpoint = Checkpoint { origin: Origin { mesh: mesh(), restart: None }, size: 1, head }
+        .sign(&signing_key())
+        .to_string();
     let log = LogNews { checkpoint, consistency: Vec::new() };
     encode(&ToNode::Netmap(Netmap {
         revision: Revision(1),

@@ -62,7 +62,8 @@ pub(super) async fn create(
         prefixes,
     };
     check(&capability, now)?;
-    let operator = app.mesh.state().bundle.trusted.operator();
+    let state = app.mesh.state();
+    let operator = state.bundle.trusted.operator();
     let signed = app.operator.sign_token(&operator, &capability).ok_or_else(ApiError::no_operator_key)?;
     let (id, uses, expires_at) = (capability.token, capability.uses, capability.expires_at);
     add(&app, TokenRecord { signed, capability, created_at: now, used: 0, revoked: false }).await?;
@@ -72,6 +73,7 @@ pub(super) async fn create(
         cluster: cluster.clone(),
         ca: app.ca,
         operator: OperatorPin::of(&operator),
+        policy_version: state.policy().version,
         seed,
         urls: app.urls.clone(),
     };

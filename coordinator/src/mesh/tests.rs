@@ -11,7 +11,7 @@ use carrick_types::{
 use carrick_wire::{
     hello::{Have, Introduction, Proof, Request, Trust},
     log::{
-        Auditor, SignedCheckpoint,
+        Auditor, Origin, SignedCheckpoint,
         tree::{Tree, leaf_hash},
     },
     session::RefusalCode,
@@ -142,7 +142,7 @@ async fn every_decision_is_in_the_log_and_the_log_can_be_audited() {
     assert_eq!(kinds, expected, "once each; where a node may be reached is no decision");
     let state = mesh.state();
     let checkpoint: SignedCheckpoint = state.log.checkpoint.parse().unwrap();
-    let checkpoint = checkpoint.verify(state.mesh, &signing_key().public()).unwrap();
+    let checkpoint = checkpoint.verify(&Origin::of(state.policy()), &signing_key().public()).unwrap();
     assert_eq!((checkpoint.size, Some(checkpoint.head)), (10, tree.head(10)));
 }
 

@@ -15,11 +15,11 @@ use std::{
     sync::Arc,
 };
 
-use carrick_attest::{Bytes, SignedBundle};
+use carrick_attest::{Bundle, Bytes, SignedBundle};
 use carrick_types::{Cidr, CoordinatorSecret, MeshId, OperatorPin, Revision, Role, UnixTime};
 use carrick_wire::{
     hello::Head,
-    log::{Checkpoint, Entry},
+    log::{Checkpoint, Entry, Origin},
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
@@ -180,8 +180,9 @@ impl Store {
         let trusted = signed
             .open(&OperatorPin::of(&signed.operator), &mesh)
             .map_err(|error| self.corrupt(&format!("its policy bundle: {error}")))?;
+        let log = self.log_state(trusted.get(), key);
         let bundle = Arc::new(PublishedBundle { signed, trusted });
-        Ok(MeshState { mesh, overlay, revision, nodes, bundle, log: self.log_state(mesh, key) })
+        Ok(MeshState { mesh, overlay, revision, nodes, bundle, log })
     }
 
     /// The overlay range that was fixed when the mesh was made.
@@ -189,12 +190,12 @@ impl Store {
         self.meta("overlay")
     }
 
-    /// The log as it stands, its head signed.
-    pub(crate) fn log_state(&self, mesh: MeshId, key: &CoordinatorSecret) -> LogState {
+    /// The log as it stands under a bundle, its head signed.
+    pub(crate) fn log_state(&self, bundle: &Bundle, key: &CoordinatorSecret) -> LogState {
         let tree = self.log.read();
         let size = tree.size();
         let head = tree.head(size).expect("a tree knows its own head");
-        let checkpoint = Checkpoint { mesh, size, head }.sign(key).to_string().into();
+        let checkpoint = Checkpoint { origin: Origin::of(bundle), size, head }.sign(key).to_string().into();
         LogState { head: Head { size, head: Bytes(head) }, checkpoint, tree: self.log.clone() }
     }
 

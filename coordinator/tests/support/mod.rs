@@ -344,7 +344,7 @@ impl Running {
             prefixes: node.prefixes.iter().map(|text| text.parse().unwrap()).collect(),
         };
         let mut witness =
-            Witness::new(challenge.request.mesh, myself, Trust::Evidence, Memory::new(operator));
+            Witness::new(challenge.request.mesh, myself, Trust::Evidence, Memory::new(operator, 0));
         witness.handle_bundle(bundle, now()).unwrap();
         witness.handle_netmap(netmap, now()).unwrap();
         Ok(Member { session, welcome, witness })

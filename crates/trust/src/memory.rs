@@ -46,11 +46,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Nothing but the operator's pin, as a join token carries it.
-    pub const fn new(operator: OperatorPin) -> Self {
+    /// Nothing but the operator's pin, and the version of the bundle that was in force then, as a join token carries them.
+    pub const fn new(operator: OperatorPin, bundle_version: u64) -> Self {
         Self {
             operator,
-            bundle_version: 0,
+            bundle_version,
             bundle: None,
             log: None,
             sizes: BTreeMap::new(),
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn memory() -> Memory {
-        Memory::new(OperatorPin::of(&OperatorSecret::from_bytes([1; 32]).public()))
+        Memory::new(OperatorPin::of(&OperatorSecret::from_bytes([1; 32]).public()), 0)
     }
 
     fn node(n: usize) -> NodeId {
@@ -175,6 +175,6 @@ mod tests {
         let json = serde_json::to_string(&memory).unwrap();
         assert_eq!(serde_json::from_str::<Memory>(&json).unwrap(), memory);
         let short = serde_json::json!({"operator": memory.operator, "bundle_version": 0, "log": null});
-        assert_eq!(serde_json::from_value::<Memory>(short).unwrap(), Memory::new(memory.operator));
+        assert_eq!(serde_json::from_value::<Memory>(short).unwrap(), Memory::new(memory.operator, 0));
     }
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use carrick_attest::{
-    Bytes, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject, TrustedBundle,
-    appraise, follows,
+    Bundle, Bytes, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject,
+    TrustedBundle, appraise, follows,
     policy::{BundleError, ClusterPolicy},
 };
 use carrick_types::{
@@ -19,7 +19,7 @@ use carrick_types::{
 use carrick_wire::{
     hello::{Head, MAX_EVIDENCE, Request, Trust},
     log::{
-        Decision, Entry, SignedCheckpoint,
+        CheckpointError, Decision, Entry, Origin, SignedCheckpoint,
         tree::{leaf_hash, verify_inclusion},
     },
     netmap::{GrantProof, LogNews, Logged, Netmap, NetmapDelta, OwnNode, Peer},
@@ -295,9 +295,9 @@ impl Witness {
     pub fn handle_gossip(&mut self, note: &str) -> Result<Option<Question>, Distrust> {
         let Some(bundle) = &self.bundle else { return Ok(None) };
         let signed: Option<SignedCheckpoint> = note.parse().ok();
-        let told = signed.and_then(|signed| signed.verify(self.mesh, &bundle.get().coordinator_key).ok());
+        let told = signed.and_then(|signed| verified(&signed, bundle.get()).ok());
         match told {
-            Some(told) => self.heads.compare(Head { size: told.size, head: Bytes(told.head) }),
+            Some(told) => self.heads.compare(told),
             None => Ok(None),
         }
     }
@@ -354,8 +354,7 @@ impl Witness {
     fn follow(&mut self, news: &LogNews, now: UnixTime) -> Result<Head, Distrust> {
         let bundle = self.bundle.as_ref().ok_or(Distrust::OutOfTurn("a netmap before a policy bundle"))?;
         let signed: SignedCheckpoint = news.checkpoint.parse()?;
-        let checkpoint = signed.verify(self.mesh, &bundle.get().coordinator_key)?;
-        let head = Head { size: checkpoint.size, head: Bytes(checkpoint.head) };
+        let head = verified(&signed, bundle.get())?;
         if head.size == 0 {
             return Err(Distrust::OutOfTurn("a log without entries"));
         }
@@ -590,6 +589,12 @@ impl View {
     pub fn by_key(&self, key: &WireGuardKey) -> Option<&Member> {
         self.members.values().find(|member| member.grant.wireguard_key == *key)
     }
+}
+
+/// The head that a note tells, of the log that a bundle names, signed by the key that it names.
+fn verified(note: &SignedCheckpoint, bundle: &Bundle) -> Result<Head, CheckpointError> {
+    let checkpoint = note.verify(&Origin::of(bundle), &bundle.coordinator_key)?;
+    Ok(Head { size: checkpoint.size, head: Bytes(checkpoint.head) })
 }
 
 /// Evidence that is not enough, in words that are not too many.

@@ -29,6 +29,8 @@ pub struct JoinToken {
     pub ca: CaPin,
     /// The operator whose policy the node believes.
     pub operator: OperatorPin,
+    /// The version of the policy bundle when the token was made: the node believes no older one.
+    pub policy_version: u64,
     /// The secret. It never leaves the node: the node signs with it.
     pub seed: TokenSeed,
     /// Where the coordinator listens, `https://host:port` each, best first: 1 to 8 of them, of at most 255 bytes.
@@ -61,6 +63,7 @@ impl fmt::Display for JoinToken {
         payload.extend_from_slice(self.id.as_bytes());
         payload.extend_from_slice(self.ca.as_bytes());
         payload.extend_from_slice(self.operator.as_bytes());
+        payload.extend_from_slice(&self.policy_version.to_be_bytes());
         payload.extend_from_slice(self.seed.expose());
         for text in std::iter::once(self.cluster.as_str()).chain(self.urls.iter().map(String::as_str)) {
             payload.push(u8::try_from(text.len()).map_err(|_| fmt::Error)?);
@@ -99,13 +102,23 @@ fn parse(payload: &[u8]) -> Option<JoinToken> {
     let id = TokenId::from_bytes(fields.array()?);
     let ca = CaPin::from_bytes(fields.array()?).ok()?;
     let operator = OperatorPin::from_bytes(fields.array()?).ok()?;
+    let policy_version = u64::from_be_bytes(fields.array()?);
     let seed = TokenSeed::from_bytes(fields.array()?);
     let cluster = fields.text()?.parse().ok()?;
     let mut urls = Vec::new();
     while !fields.0.is_empty() {
         urls.push(fields.text().filter(|url| url.starts_with("https://"))?.to_owned());
     }
-    (1..=MAX_URLS).contains(&urls.len()).then_some(JoinToken { id, mesh, cluster, ca, operator, seed, urls })
+    (1..=MAX_URLS).contains(&urls.len()).then_some(JoinToken {
+        id,
+        mesh,
+        cluster,
+        ca,
+        operator,
+        policy_version,
+        seed,
+        urls,
+    })
 }
 
 #[cfg(test)]
@@ -119,6 +132,7 @@ mod tests {
             cluster: "east".parse().unwrap(),
             ca: CaPin::from_bytes([3; 32]).unwrap(),
             operator: OperatorPin::from_bytes([5; 32]).unwrap(),
+            policy_version: 7,
             seed: TokenSeed::from_bytes([4; 32]),
             urls: vec!["https://192.0.2.1:8443".into(), "https://[2001:db8::1]:8443".into()],
         }

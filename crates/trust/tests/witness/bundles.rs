@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use carrick_attest::{
     Bundle, Signed, SignedBundle,
-    policy::{BundleError, LogHead, Succession},
+    policy::{BundleError, Succession},
 };
 use carrick_trust::{Distrust, Doubt, Memory};
 use carrick_types::{CoordinatorSecret, MeshId};
@@ -22,11 +22,6 @@ fn strict(bundle: &mut Bundle) {
     bundle.default.runtime_digests = BTreeSet::from(["00".repeat(32)]);
 }
 
-fn restart(mesh: &Mesh) -> LogHead {
-    let head = mesh.head();
-    LogHead { size: head.size, head: head.head }
-}
-
 fn succession(from: u8, to: u8) -> Signed<Succession> {
     let step = Succession { mesh: MESH, from: operator(from).public(), to: operator(to).public() };
     Signed::seal(&step, &operator(from))
@@ -40,6 +35,15 @@ fn by(mesh: &Mesh, version: u64, by: u8, successions: Vec<Signed<Succession>>) -
         bundle = Some(draft.clone());
     });
     SignedBundle { successions, ..sealed(&bundle.unwrap(), by) }
+}
+
+#[test]
+fn a_newcomer_takes_no_bundle_that_is_older_than_its_token() {
+    let mesh = Mesh::new();
+    let mut witness = restarted(Trust::Evidence, Memory::new(pin(2), 3));
+    let older = Err(Distrust::Bundle(BundleError::Older { found: 2, seen: 3 }));
+    assert_eq!(witness.handle_bundle(&mesh.bundle_of(2, |_| ()), NOW), older);
+    witness.handle_bundle(&mesh.bundle_of(3, |_| ()), NOW).unwrap();
 }
 
 #[test]
@@ -71,7 +75,7 @@ fn a_bundle_of_an_unknown_operator_is_refused() {
     let refused = witness.handle_bundle(&by(&mesh, 1, 3, vec![]), NOW);
     assert_eq!(refused, Err(Distrust::Bundle(BundleError::Stranger(operator(3).public()))));
     assert!(witness.bundle().is_none());
-    assert_eq!(*witness.memory(), Memory::new(pin(2)));
+    assert_eq!(*witness.memory(), Memory::new(pin(2), 0));
 }
 
 #[test]
@@ -186,23 +190,27 @@ fn the_operator_sets_the_log_back_and_nobody_else_does() {
     let mut restored = backup.clone();
     restored.grant(Profile::of(3));
     assert!(matches!(restored.show_whole(&mut witness), Err(Distrust::Fork { size: 3, seen: 3 })));
-    let bundle = restored.bundle_of(2, |bundle| bundle.log_restart = Some(restart(&backup)));
+    restored.restart = Some(backup.head());
+    let bundle = restored.bundle_of(2, |_| ());
     witness.handle_bundle(&bundle, NOW).unwrap();
     assert_eq!(witness.head(), Some(backup.head()));
     restored.show_whole(&mut witness).unwrap();
     assert_eq!(members(&witness), [1, 3]);
-    assert!(matches!(mesh.show_whole(&mut witness), Err(Distrust::Fork { .. })), "the lost one is lost");
+    let other = Err(Distrust::Checkpoint(CheckpointError::OtherLog));
+    assert_eq!(mesh.show_whole(&mut witness), other, "the lost one is lost");
+    mesh.restart = restored.restart;
+    assert!(matches!(mesh.show_whole(&mut witness), Err(Distrust::Fork { .. })), "by whichever name");
 }
 
 #[test]
 fn a_restart_that_a_later_bundle_repeats_sets_nothing_back() {
     let (mut mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 1);
-    let start = restart(&mesh);
-    witness.handle_bundle(&mesh.bundle_of(2, |bundle| bundle.log_restart = Some(start)), NOW).unwrap();
+    mesh.restart = Some(mesh.head());
+    witness.handle_bundle(&mesh.bundle_of(2, |_| ()), NOW).unwrap();
     let fork = mesh.clone();
     mesh.grant(Profile::of(2));
     mesh.show(&mut witness).unwrap();
-    let repeated = mesh.bundle_of(3, |bundle| bundle.log_restart = Some(start));
+    let repeated = mesh.bundle_of(3, |_| ());
     let mut again = restarted(Trust::Evidence, witness.memory().clone());
     for witness in [&mut witness, &mut again] {
         witness.handle_bundle(&repeated, NOW).unwrap();
@@ -218,11 +226,12 @@ fn a_restart_that_a_later_bundle_repeats_sets_nothing_back() {
 #[test]
 fn a_session_in_which_the_log_is_set_back_goes_on_where_it_was() {
     let (mut mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 1);
-    let start = restart(&mesh);
+    let start = mesh.head();
     mesh.grant(Profile::of(2));
     mesh.show(&mut witness).unwrap();
     let told = mesh.head();
-    witness.handle_bundle(&mesh.bundle_of(2, |bundle| bundle.log_restart = Some(start)), NOW).unwrap();
+    mesh.restart = Some(start);
+    witness.handle_bundle(&mesh.bundle_of(2, |_| ()), NOW).unwrap();
     mesh.grant(Profile::of(3));
     // The coordinator proves from the head that it told last.
     let delta = mesh.delta(witness.view().unwrap().revision, Some(told));
@@ -239,11 +248,11 @@ fn a_session_in_which_the_log_is_set_back_goes_on_where_it_was() {
 #[test]
 fn a_grant_of_the_log_that_was_lost_replaces_none_of_the_restored_one() {
     let (mut mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 1);
-    let restored = mesh.clone();
+    let mut restored = mesh.clone();
     mesh.grant(Profile::of(1).with_key(51));
     mesh.show(&mut witness).unwrap();
-    let start = restart(&restored);
-    let bundle = restored.bundle_of(2, |bundle| bundle.log_restart = Some(start));
+    restored.restart = Some(restored.head());
+    let bundle = restored.bundle_of(2, |_| ());
     witness.handle_bundle(&bundle, NOW).unwrap();
     restored.show_whole(&mut witness).unwrap();
     assert_eq!(members(&witness), [1]);
@@ -255,9 +264,9 @@ fn a_revoked_node_stays_out_when_the_log_is_set_back() {
     let mut restored = mesh.clone();
     mesh.revoke(1);
     mesh.show(&mut witness).unwrap();
-    let start = restart(&restored);
+    restored.restart = Some(restored.head());
     restored.grant(Profile::of(3));
-    let bundle = restored.bundle_of(2, |bundle| bundle.log_restart = Some(start));
+    let bundle = restored.bundle_of(2, |_| ());
     witness.handle_bundle(&bundle, NOW).unwrap();
     restored.show_whole(&mut witness).unwrap();
     assert_eq!(doubt(&witness, 1), Doubt::Revoked);

@@ -1,6 +1,6 @@
 //! What peers tell of the log.
 
-use carrick_attest::{Bytes, policy::LogHead};
+use carrick_attest::Bytes;
 use carrick_trust::{Distrust, Question, Witness};
 use carrick_types::CoordinatorSecret;
 use carrick_wire::{
@@ -8,7 +8,7 @@ use carrick_wire::{
     log::Checkpoint,
 };
 
-use crate::mesh::{MESH, Mesh, NOW, Profile, members, newcomer, restarted};
+use crate::mesh::{Mesh, NOW, Profile, members, newcomer, restarted};
 
 /// A mesh with `nodes` nodes, and a witness that saw it at that size only.
 fn mesh_of(nodes: u8) -> (Mesh, Witness) {
@@ -63,7 +63,7 @@ fn a_newer_head_that_was_never_seen_is_proven() {
 fn a_note_that_the_coordinator_did_not_sign_says_nothing_of_it() {
     let (mesh, mut witness) = mesh_of(3);
     let stranger = CoordinatorSecret::from_bytes([77; 32]);
-    let forged = Checkpoint { mesh: MESH, size: 4, head: [0; 32] }.sign(&stranger).to_string();
+    let forged = Checkpoint { origin: mesh.origin(), size: 4, head: [0; 32] }.sign(&stranger).to_string();
     for junk in [forged, String::new(), "\n\n\u{2014}".to_owned(), mesh.note(4).replace('4', "5")] {
         assert_eq!(witness.handle_gossip(&junk), Ok(None));
     }
@@ -155,13 +155,26 @@ fn the_heads_of_a_log_that_the_operator_set_back_are_forgotten() {
     mesh.grant(Profile::of(3));
     mesh.show(&mut witness).unwrap();
     let before = asked(&mut witness, &mesh.note(2));
-    let Head { size, head } = restored.head();
-    let start = Some(LogHead { size, head });
-    witness.handle_bundle(&mesh.bundle_of(2, |bundle| bundle.log_restart = start), NOW).unwrap();
+    restored.restart = Some(restored.head());
+    witness.handle_bundle(&restored.bundle_of(2, |_| ()), NOW).unwrap();
     restored.grant(Profile::of(4));
     let newer = asked(&mut witness, &restored.note(4));
     assert_eq!(answer(&restored, &mut witness, newer), Ok(None));
     let again = witness.handle_proven(before, &[]).unwrap().expect("it must answer again");
     assert_eq!(again.sizes(), (2, 3));
     assert_eq!(answer(&restored, &mut witness, again), Ok(None));
+}
+
+#[test]
+fn a_peer_that_has_seen_only_the_log_that_was_given_up_is_no_fork() {
+    let (mut mesh, mut witness) = mesh_of(2);
+    let mut restored = mesh.clone();
+    mesh.grant(Profile::of(3));
+    restored.restart = Some(restored.head());
+    witness.handle_bundle(&restored.bundle_of(2, |_| ()), NOW).unwrap();
+    restored.grant(Profile::of(4));
+    restored.show(&mut witness).unwrap();
+    assert_eq!(witness.handle_gossip(&mesh.note(4)), Ok(None), "of the same size, and another log");
+    let fork = restored.sign(mesh.head());
+    assert!(matches!(witness.handle_gossip(&fork), Err(Distrust::Fork { .. })), "of the log as it is now");
 }

@@ -5,11 +5,11 @@ use carrick_trust::{Distrust, Doubt, Witness};
 use carrick_types::{CoordinatorSecret, MeshId};
 use carrick_wire::{
     hello::{Head, Trust},
-    log::{Checkpoint, CheckpointError, Decision, tree::empty_head},
+    log::{Checkpoint, CheckpointError, Decision, Origin, tree::empty_head},
     netmap::{LogNews, NetmapDelta},
 };
 
-use crate::mesh::{MESH, Mesh, NOW, Profile, doubt, id, members, newcomer, restarted};
+use crate::mesh::{Mesh, NOW, Profile, doubt, id, members, newcomer, restarted};
 
 fn fork(outcome: &Result<(), Distrust>) -> bool {
     matches!(outcome, Err(Distrust::Fork { .. }))
@@ -78,12 +78,13 @@ fn a_head_that_another_key_signed_is_refused() {
     let (mesh, mut witness, mut delta) = about_to_join();
     let head = mesh.head();
     let stranger = CoordinatorSecret::from_bytes([77; 32]);
-    let checkpoint = Checkpoint { mesh: MESH, size: head.size, head: head.head.0 };
+    let checkpoint = Checkpoint { origin: mesh.origin(), size: head.size, head: head.head.0 };
     let news = delta.log.as_mut().unwrap();
     news.checkpoint = checkpoint.sign(&stranger).to_string();
     let refused = witness.handle_delta(delta.clone(), NOW);
     assert_eq!(refused, Err(Distrust::Checkpoint(CheckpointError::Signature)));
-    let elsewhere = Checkpoint { mesh: MeshId::from_bytes([7; 16]), ..checkpoint };
+    let elsewhere =
+        Checkpoint { origin: Origin { mesh: MeshId::from_bytes([7; 16]), restart: None }, ..checkpoint };
     delta.log.as_mut().unwrap().checkpoint = elsewhere.sign(&mesh.coordinator).to_string();
     let refused = witness.handle_delta(delta.clone(), NOW);
     assert_eq!(refused, Err(Distrust::Checkpoint(CheckpointError::OtherLog)));

@@ -16,7 +16,7 @@ use carrick_types::{
 use carrick_wire::{
     hello::{Head, Trust},
     log::{
-        Checkpoint, Decision, Entry,
+        Checkpoint, Decision, Entry, Origin,
         tree::{Tree, leaf_hash},
     },
     netmap::{GrantProof, LogNews, Logged, Netmap, NetmapDelta, OwnNode, Peer},
@@ -63,7 +63,7 @@ pub(crate) fn myself() -> Myself {
 
 /// A node that joined with a token of the operator, and has seen nothing yet.
 pub(crate) fn newcomer(trust: Trust) -> Witness {
-    restarted(trust, Memory::new(pin(2)))
+    restarted(trust, Memory::new(pin(2), 0))
 }
 
 pub(crate) fn restarted(trust: Trust, memory: Memory) -> Witness {
@@ -225,6 +225,8 @@ pub(crate) fn first_head() -> Head {
 pub(crate) struct Mesh {
     pub(crate) coordinator: CoordinatorSecret,
     pub(crate) tree: Tree,
+    /// Where the operator set the log back.
+    pub(crate) restart: Option<Head>,
     pub(crate) nodes: BTreeMap<u8, Record>,
     pub(crate) own: OwnNode,
     own_revision: u64,
@@ -242,6 +244,7 @@ impl Mesh {
         let mut mesh = Self {
             coordinator: CoordinatorSecret::from_bytes([9; 32]),
             tree: Tree::default(),
+            restart: None,
             nodes: BTreeMap::new(),
             own,
             own_revision: 1,
@@ -274,7 +277,7 @@ impl Mesh {
             coordinator_key: self.coordinator.public(),
             former_operators: vec![],
             rotate_keys_s: 60,
-            log_restart: None,
+            log_restart: self.restart,
             default: ClusterPolicy::default(),
             clusters: BTreeMap::new(),
         };
@@ -302,8 +305,14 @@ impl Mesh {
         self.sign(self.head_at(size))
     }
 
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { mesh: MESH, restart: self.restart }
+    }
+
     pub(crate) fn sign(&self, head: Head) -> String {
-        Checkpoint { mesh: MESH, size: head.size, head: head.head.0 }.sign(&self.coordinator).to_string()
+        Checkpoint { origin: self.origin(), size: head.size, head: head.head.0 }
+            .sign(&self.coordinator)
+            .to_string()
     }
 
     pub(crate) fn news(&self, seen: Option<Head>) -> LogNews {

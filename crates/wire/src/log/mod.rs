@@ -9,5 +9,5 @@ mod entry;
 pub mod tree;
 
 pub use audit::{AuditError, Auditor, Breach};
-pub use checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
+pub use checkpoint::{Checkpoint, CheckpointError, Origin, SignedCheckpoint};
 pub use entry::{Decision, Entry, MAX_ENTRY};

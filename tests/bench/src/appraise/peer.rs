@@ -9,7 +9,7 @@ use carrick_types::{NodeId, Revision};
 use carrick_wire::{
     hello::{Head, Trust},
     log::{
-        Checkpoint, Decision, Entry,
+        Checkpoint, Decision, Entry, Origin,
         tree::{Tree, leaf_hash},
     },
     netmap::{GrantProof, LogNews, Logged, Netmap, NetmapDelta, OwnNode, Peer},
@@ -79,7 +79,7 @@ fn newcomer() -> Result<Witness> {
         wireguard_key: subject.wireguard_key,
         prefixes: Vec::new(),
     };
-    let mut witness = Witness::new(MESH, myself, Trust::Evidence, Memory::new(paper::operator_pin()));
+    let mut witness = Witness::new(MESH, myself, Trust::Evidence, Memory::new(paper::operator_pin(), 0));
     witness.handle_bundle(&paper::bundle(), NOW)?;
     Ok(witness)
 }
@@ -107,7 +107,9 @@ impl Log {
     fn news(&self, seen: Option<Head>) -> Result<LogNews> {
         let size = self.tree.size();
         let head = self.tree.head(size).context("the tree has a head")?;
-        let checkpoint = Checkpoint { mesh: MESH, size, head }.sign(&paper::coordinator()).to_string();
+        let checkpoint = Checkpoint { origin: Origin { mesh: MESH, restart: None }, size, head }
+            .sign(&paper::coordinator())
+            .to_string();
         let proof = seen.and_then(|seen| self.tree.consistency(seen.size, size)).unwrap_or_default();
         Ok(LogNews { checkpoint, consistency: proof.into_iter().map(Bytes).collect() })
     }

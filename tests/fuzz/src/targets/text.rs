@@ -8,7 +8,8 @@ use carrick_types::{
     TokenSeed,
 };
 use carrick_wire::{
-    log::{Auditor, Checkpoint, Decision, Entry, SignedCheckpoint},
+    hello::Head,
+    log::{Auditor, Checkpoint, Decision, Entry, Origin, SignedCheckpoint},
     session::{Proven, ToCoordinator, ToNode, VERSION, decode, encode},
 };
 
@@ -63,6 +64,7 @@ pub(super) fn tokens() -> Vec<Vec<u8>> {
         cluster: "east".parse().expect("a name"),
         ca: pin,
         operator: OperatorPin::of(&operator().public()),
+        policy_version: 1,
         seed: TokenSeed::from_bytes([7; 32]),
         urls: vec!["https://192.0.2.1:8443".to_owned()],
     };
@@ -85,13 +87,14 @@ pub(super) fn run_credential(input: &[u8]) {
 }
 
 pub(super) fn checkpoints() -> Vec<Vec<u8>> {
-    let checkpoint = Checkpoint { mesh: MESH, size: 42, head: [9; 32] };
-    vec![checkpoint.sign(&coordinator()).to_string().into_bytes()]
+    let restart = Some(Head { size: 7, head: Bytes([8; 32]) });
+    let of = |restart| Checkpoint { origin: Origin { mesh: MESH, restart }, size: 42, head: [9; 32] };
+    [None, restart].map(|restart| of(restart).sign(&coordinator()).to_string().into_bytes()).into()
 }
 
 pub(super) fn run_checkpoint(input: &[u8]) {
     if let Some(note) = str::from_utf8(input).ok().and_then(|text| text.parse::<SignedCheckpoint>().ok()) {
-        let _ = note.verify(MESH, &coordinator().public());
+        let _ = note.verify(&Origin { mesh: MESH, restart: None }, &coordinator().public());
         assert_eq!(note.to_string().as_bytes(), input, "there is one spelling");
     }
 }
