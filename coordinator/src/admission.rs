@@ -261,6 +261,7 @@ fn grant_to(
     follows(&before, statements)?;
     let allowed = result.capability().and_then(|capability| capability.prefixes.as_deref());
     check_prefixes(state, node.id, &node.prefixes, allowed)?;
+    check_asked(&node, statements)?;
     let shown = Statements::of(statements);
     // Peers read none that is longer.
     if shown.texts().iter().any(|text| text.len() > MAX_STATEMENT) {
@@ -296,6 +297,28 @@ pub(crate) fn judge(
     now: UnixTime,
 ) -> Result<AttestationResult, Refused> {
     Ok(appraise(&node.subject(state.mesh), statements, &state.bundle.trusted, now)?)
+}
+
+/// Peers believe no name and no network that the node did not sign for.
+fn check_asked(node: &NodeRecord, statements: &[Statement]) -> Result<(), Refused> {
+    let identities = statements.iter().filter_map(|statement| match &statement.evidence {
+        Evidence::Identity(identity) => Some(identity),
+        Evidence::JoinToken(_)
+        | Evidence::Kubernetes(_)
+        | Evidence::Tpm(_)
+        | Evidence::SevSnp(_)
+        | Evidence::Tdx(_)
+        | Evidence::Nitro(_) => None,
+    });
+    for asked in identities {
+        if asked.name != node.name {
+            return Err(Refused::Renamed { is: node.name.clone(), asked: asked.name.clone() });
+        }
+        if !asked.asks_for(&node.name, &node.prefixes) {
+            return Err(Refused::Protocol("the node signed for other prefixes than it has"));
+        }
+    }
+    Ok(())
 }
 
 /// New evidence, and the token by which the node once came in.

@@ -37,6 +37,8 @@ pub(crate) enum Refused {
     MovedCluster { now: ClusterName, asked: ClusterName },
     #[error("the name {0} belongs to another node: choose another with --name, or revoke that node first")]
     NameTaken(NodeName),
+    #[error("this node is called {is} and asks to be called {asked}: start it with --name {is}")]
+    Renamed { is: NodeName, asked: NodeName },
     #[error(
         "the WireGuard key belongs to node {0}: start with an empty state directory, so that new keys are made"
     )]
@@ -100,7 +102,7 @@ impl Refused {
             | Self::UsedUpToken { .. }
             | Self::OtherCluster { .. }
             | Self::MovedCluster { .. } => RefusalCode::Token,
-            Self::NameTaken(_) => RefusalCode::NameTaken,
+            Self::NameTaken(_) | Self::Renamed { .. } => RefusalCode::NameTaken,
             Self::KeyTaken(_) | Self::FormerKey | Self::KeyChanged => RefusalCode::KeyTaken,
             Self::Prefix(_)
             | Self::PrefixTaken { .. }

@@ -496,15 +496,17 @@ impl Session {
         match renewed {
             Ok(_) => Ok(()),
             Err(refused) => {
-                self.app.mesh.note_refusal(refused.shown(Some(id), &node.name, &node.cluster, now())).await;
-                if let Refused::Evidence(rejection) = &refused {
+                let shown = refused.shown(Some(id), &node.name, &node.cluster, now());
+                let suspended = if let Refused::Evidence(rejection) = &refused {
                     // Whoever is not what it was is cut off at once, and may show something better.
                     warn!(node = %id, why = %rejection.why, "evidence refused");
                     let why = Suspension::Evidence { why: rejection.why.clone() };
-                    self.app.mesh.suspend(id, why, now()).await.map_err(Refused::from)?;
-                    return Ok(());
-                }
-                Err(refused.into())
+                    self.app.mesh.suspend(id, why, now()).await.map_err(Refused::from)
+                } else {
+                    Err(refused)
+                };
+                self.app.mesh.note_refusal(shown).await;
+                Ok(suspended?)
             }
         }
     }

@@ -139,7 +139,9 @@ async fn new_evidence_is_taken_once_and_only_where_it_was_asked_for() {
     };
     let moment = request.moment(&member.session.exporter, 1, RUNTIME);
     let keys = (&node.identity, &node.wireguard);
-    let proof = Box::new(Proof::answer(&request, &moment, &subject, keys, vec![]));
+    let prefixes: Vec<_> = node.prefixes.iter().map(|text| text.parse().unwrap()).collect();
+    let asked = (&node.name.parse().unwrap(), prefixes.as_slice());
+    let proof = Box::new(Proof::answer(&request, &moment, &subject, asked, keys, vec![]));
     let position = async || {
         let page: carrick_wire::api::LogPage = scene.coordinator.get("/v1/log/entries?start=0").await;
         page.entries.iter().filter(|entry| entry.contains("\"granted\"")).count()

@@ -183,7 +183,8 @@ impl Identity {
     /// Proves what was asked for.
     pub(crate) fn proof(&self, question: &Question, evidence: Vec<Evidence>) -> Proof {
         let keys = (&self.keys.identity, self.keys.next.as_ref().unwrap_or(&self.keys.wireguard));
-        Proof::answer(&question.request, &question.moment, &question.subject, keys, evidence)
+        let asked = (&self.membership.name, self.membership.prefixes.as_slice());
+        Proof::answer(&question.request, &question.moment, &question.subject, asked, keys, evidence)
     }
 
     /// The first message of a session. A node whose next key was not granted yet comes with the one it has.

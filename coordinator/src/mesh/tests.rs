@@ -83,7 +83,11 @@ async fn prefixes_may_change_and_the_name_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, _ended) = mesh(dir.path(), 9).await;
     mesh.join(hello(1, "a", &["10.1.0.0/24"]), NOW).await.unwrap();
-    let node = mesh.join(hello(1, "z", &["10.2.0.0/24"]), NOW).await.unwrap();
+    let (_, why) = refused(&mesh, hello(1, "z", &["10.2.0.0/24"])).await;
+    assert_eq!(why, "this node is called a and asks to be called z: start it with --name a");
+    // It hears its name from the coordinator.
+    mesh.join(hello(1, "z", &["10.1.0.0/24"]), NOW).await.unwrap();
+    let node = mesh.join(hello(1, "a", &["10.2.0.0/24"]), NOW).await.unwrap();
     assert_eq!((node.name.as_str(), node.revision), ("a", Revision(2)));
     assert_eq!(node.prefixes[0].to_string(), "10.2.0.0/24");
 }
@@ -110,7 +114,7 @@ async fn every_decision_is_in_the_log_and_the_log_can_be_audited() {
     mesh.suspend(node.id, Suspension::Silent, NOW).await.unwrap();
     mesh.suspend(node.id, Suspension::Silent, NOW).await.unwrap();
     mesh.resume(node.id, NOW).await.unwrap();
-    mesh.renew(node.id, key(77).public(), proven(1, 77, 9), NOW).await.unwrap();
+    mesh.renew(node.id, key(77).public(), proven(1, 77, ("a", &["10.2.0.0/24"]), 9), NOW).await.unwrap();
     mesh.publish(signed(&Bundle { version: 2, ..bundle() }), NOW).await.unwrap();
     mesh.revoke(node.id, None, NOW).await.unwrap();
     mesh.revoke(node.id, None, NOW).await.unwrap();
@@ -147,18 +151,34 @@ async fn every_decision_is_in_the_log_and_the_log_can_be_audited() {
 }
 
 #[tokio::test]
+async fn a_name_or_a_prefix_that_the_node_did_not_sign_for_is_not_granted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, _ended) = mesh(dir.path(), 9).await;
+    let node = mesh.join(hello(1, "a", &["10.1.0.0/24"]), NOW).await.unwrap();
+    for (asked, why) in [(("a", &[] as &[&str]), "other prefixes"), (("b", &["10.1.0.0/24"]), "called b")] {
+        let refused = mesh.renew(node.id, key(1).public(), proven(1, 1, asked, 9), NOW).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    // What a hello says beside its proof is nothing that the node signed.
+    let mut altered = hello(2, "c", &[]);
+    altered.hello.prefixes = vec!["10.2.0.0/24".parse().unwrap()];
+    assert!(refused(&mesh, altered).await.1.contains("other prefixes"));
+}
+
+#[tokio::test]
 async fn a_new_key_replaces_the_old_one_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, _ended) = mesh(dir.path(), 9).await;
     let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
     let other = mesh.join(hello(2, "b", &[]), NOW).await.unwrap();
-    let renewed = mesh.renew(node.id, key(77).public(), proven(1, 77, 9), NOW).await.unwrap();
+    let renewed = mesh.renew(node.id, key(77).public(), proven(1, 77, ("a", &[]), 9), NOW).await.unwrap();
     assert_eq!(renewed.wireguard_key, key(77).public());
     assert_eq!(refused(&mesh, hello(1, "a", &[])).await.0, RefusalCode::KeyTaken, "its old key");
     assert_eq!(refused(&mesh, hello_with(3, 1, "c", &[])).await.0, RefusalCode::KeyTaken, "nor another's");
-    let stolen = mesh.renew(node.id, other.wireguard_key, proven(1, 2, 10), NOW).await.unwrap_err();
+    let stolen =
+        mesh.renew(node.id, other.wireguard_key, proven(1, 2, ("a", &[]), 10), NOW).await.unwrap_err();
     assert_eq!(stolen.code(), RefusalCode::KeyTaken);
-    let forged = mesh.renew(node.id, key(78).public(), proven(2, 78, 11), NOW).await.unwrap_err();
+    let forged = mesh.renew(node.id, key(78).public(), proven(2, 78, ("a", &[]), 11), NOW).await.unwrap_err();
     assert_eq!(forged.code(), RefusalCode::Evidence, "signed by somebody else");
     mesh.join(hello_with(1, 77, "a", &[]), NOW).await.unwrap();
 }
@@ -286,7 +306,7 @@ fn request(salt: u8) -> (Request, WireGuardSecret) {
 }
 
 /// What a node proves of itself when it is asked.
-fn proven(identity: u8, wireguard: u8, salt: u8) -> Vec<Statement> {
+fn proven(identity: u8, wireguard: u8, (name, prefixes): (&str, &[&str]), salt: u8) -> Vec<Statement> {
     let (request, secret) = request(salt);
     let identity = IdentitySecret::from_bytes([identity; 32]);
     let subject = Subject {
@@ -296,7 +316,9 @@ fn proven(identity: u8, wireguard: u8, salt: u8) -> Vec<Statement> {
         wireguard_key: key(wireguard).public(),
     };
     let moment = request.moment(&[0; 32], 1, Bytes([0; 32]));
-    Proof::answer(&request, &moment, &subject, (&identity, &key(wireguard)), vec![])
+    let prefixes: Vec<Cidr> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
+    let asked = (&name.parse().unwrap(), prefixes.as_slice());
+    Proof::answer(&request, &moment, &subject, asked, (&identity, &key(wireguard)), vec![])
         .verify(&subject, &request, &secret, &[0; 32], NOW)
         .unwrap()
 }

@@ -141,12 +141,12 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let fail = |error| StoreError::from_sqlite(path, error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut db = Connection::open_with_flags(path, flags).map_err(fail)?;
+        let db = Connection::open_with_flags(path, flags).map_err(fail)?;
         let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
         if version > schema::VERSION {
             return Err(StoreError::Newer { path: path.to_owned(), found: version, known: schema::VERSION });
         }
-        if version < schema::OLDEST {
+        if version < schema::VERSION {
             return Err(StoreError::Older(path.to_owned()));
         }
         db.execute_batch(
@@ -157,9 +157,6 @@ impl Store {
         let check: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(fail)?;
         if check != "ok" {
             return Err(StoreError::Corrupt { path: path.to_owned(), why: check });
-        }
-        if version < schema::VERSION {
-            schema::upgrade(&mut db, version).map_err(fail)?;
         }
         let mut store = Self { db, path: path.to_owned(), log: SharedTree::default() };
         store.reload_log()?;
@@ -434,7 +431,9 @@ pub(crate) mod tests {
     fn a_database_of_a_newer_version_and_junk_are_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = founded(dir.path());
-        Store::open(&path).unwrap().db.pragma_update(None, "user_version", 99).unwrap();
+        Store::open(&path).unwrap().db.pragma_update(None, "user_version", 4).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Older(_))));
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         assert!(matches!(Store::open(&path).unwrap_err(), StoreError::Newer { found: 99, .. }));
         let junk = dir.path().join("junk.db");
         std::fs::write(&junk, [0x55; 8192]).unwrap();

@@ -33,8 +33,8 @@ impl Store {
             }
             tx.execute(
                 "INSERT INTO nodes (id, name, cluster, identity_key, wireguard_key, overlay_index, joined_at,
-                                    prefixes, endpoints, statements, logged, grant_revision, trust, version, revision)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '[]', '[]', '[]', ?8, 0, '', '', 0)",
+                                    prefixes, endpoints, statements, history, logged, grant_revision, trust, version, revision)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '[]', '[]', '[]', '[]', ?8, 0, '', '', 0)",
                 params![
                     node.id.to_string(),
                     node.name.as_str(),

@@ -290,8 +290,12 @@ async fn attests_again() {
     assert_eq!(refused.status, 409);
     assert!(refused.problem().detail.contains("evidence kubernetes: subject is"), "{:?}", refused.body);
     assert_eq!(scene.node("east-1").await.state, NodeState::Expired);
-    let noted: Vec<Refusal> = coordinator.get("/v1/refusals").await;
-    assert_eq!(noted[0].node, Some(scene.node("east-1").await.id));
+    let id = scene.node("east-1").await.id;
+    eventually("the refusal is noted", async || {
+        let noted: Vec<Refusal> = coordinator.get("/v1/refusals").await;
+        noted.first().is_some_and(|refusal| refusal.node == Some(id))
+    })
+    .await;
 
     scene.api.set(Manner::Honest);
     eventually("the node is accepted again", async || scene.node("east-1").await.state == NodeState::Active)

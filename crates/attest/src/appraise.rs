@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use carrick_types::{OperatorKey, UnixTime};
 
 use crate::{
-    Appraisal, Evidence, Kind, Statement, Subject, Transcript, TrustedBundle, kubernetes, nitro,
+    Appraisal, Evidence, Kind, Statement, Subject, Transcript, TrustedBundle, identity, kubernetes, nitro,
     policy::{Bundle, ClusterPolicy},
     sev_snp, tdx,
     token::{self, Capability},
@@ -159,11 +159,8 @@ fn of_kind(
     let at_the_time = Subject { wireguard_key: statement.wireguard_key, ..subject.clone() };
     let transcript = statement.moment.transcript(&at_the_time, kind);
     match &statement.evidence {
-        Evidence::Identity { signature } => {
-            let mut appraisal = Appraisal::new(kind);
-            let signed = subject.identity_key.verifies(transcript.as_bytes(), signature);
-            let key = subject.identity_key.to_string();
-            appraisal.check("identity key", key, signed, "it signed this session");
+        Evidence::Identity(evidence) => {
+            let mut appraisal = identity::appraise(evidence, &subject.identity_key, &transcript);
             let digest = hex(&statement.moment.runtime_digest.0);
             if policy.runtime_digests.is_empty() {
                 appraisal.show("runtime digest", digest);
@@ -193,7 +190,7 @@ pub(crate) fn measured(
     at: UnixTime,
 ) -> Appraisal {
     let appraised = match evidence {
-        Evidence::Identity { .. } | Evidence::JoinToken(_) => None,
+        Evidence::Identity(_) | Evidence::JoinToken(_) => None,
         Evidence::Kubernetes(evidence) => {
             policy.kubernetes.as_ref().map(|policy| kubernetes::appraise(evidence, policy, transcript, at))
         }
@@ -304,8 +301,13 @@ mod tests {
     }
 
     fn identified(subject: &Subject) -> Statement {
-        let sign = |transcript: &crate::Transcript| Evidence::Identity {
-            signature: identity().sign(transcript.as_bytes()),
+        let sign = |transcript: &crate::Transcript| {
+            Evidence::Identity(identity::Evidence::sign(
+                &identity(),
+                "a".parse().unwrap(),
+                vec![],
+                transcript,
+            ))
         };
         statement(subject, sign, Kind::Identity)
     }

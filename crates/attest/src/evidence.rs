@@ -1,10 +1,12 @@
 //! Evidence as it travels: what a node showed, when, and for which keys.
 
-use carrick_types::{ClusterName, IdentityKey, MeshId, Signature, UnixTime, WireGuardKey};
+use carrick_types::{ClusterName, IdentityKey, MeshId, UnixTime, WireGuardKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Binding, Bytes, Kind, Transcript, kubernetes, nitro, policy::LogHead, sev_snp, tdx, token, tpm};
+use crate::{
+    Binding, Bytes, Kind, Transcript, identity, kubernetes, nitro, policy::LogHead, sev_snp, tdx, token, tpm,
+};
 
 /// The longest text of one statement, in bytes.
 pub const MAX_STATEMENT: usize = 64 * 1024;
@@ -14,10 +16,7 @@ pub const MAX_STATEMENT: usize = 64 * 1024;
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Evidence {
     /// See [`Kind::Identity`].
-    Identity {
-        /// The identity key's signature over the transcript.
-        signature: Signature,
-    },
+    Identity(identity::Evidence),
     /// See [`Kind::JoinToken`].
     JoinToken(token::Evidence),
     /// See [`Kind::Kubernetes`].
@@ -36,7 +35,7 @@ impl Evidence {
     /// Its kind.
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Identity { .. } => Kind::Identity,
+            Self::Identity(_) => Kind::Identity,
             Self::JoinToken(_) => Kind::JoinToken,
             Self::Kubernetes(_) => Kind::Kubernetes,
             Self::Tpm(_) => Kind::Tpm,

@@ -17,6 +17,7 @@ mod evidence;
 mod follows;
 mod grant;
 mod hex;
+pub mod identity;
 mod kind;
 pub mod kubernetes;
 mod learn;

@@ -50,6 +50,11 @@ pub enum Doubt {
     /// The evidence names a head that is not proven to be the log's.
     #[error("its evidence is not of the moment that it names")]
     Moment,
+    /// Its identity key did not sign for the name or a network of the grant.
+    #[error(
+        "it did not ask for what it was granted: its identity key signed for another name, or other prefixes"
+    )]
+    Unasked,
     /// The node was revoked.
     #[error("it was revoked")]
     Revoked,

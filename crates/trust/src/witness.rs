@@ -8,7 +8,7 @@ use std::{
 };
 
 use carrick_attest::{
-    Bundle, Bytes, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject,
+    Bundle, Bytes, Evidence, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject,
     TrustedBundle, appraise, follows,
     policy::{BundleError, ClusterPolicy},
 };
@@ -473,6 +473,9 @@ impl Witness {
         if known.is_none_or(|known| known.grant != grant || known.statements != statements) {
             self.appraise(&grant, &statements, now)?;
             if self.trust == Trust::Evidence {
+                if !asked_for(&grant, &statements) {
+                    return Err(Doubt::Unasked);
+                }
                 if !dated(&statements, &peer.proof.moments, head) {
                     return Err(Doubt::Moment);
                 }
@@ -648,6 +651,13 @@ fn proven(logged: &Logged, head: Head) -> bool {
     let proof: Vec<[u8; 32]> = logged.inclusion.iter().map(|hash| hash.0).collect();
     let leaf = leaf_hash(logged.entry.as_bytes());
     verify_inclusion(leaf, logged.index, head.size, &head.head.0, &proof)
+}
+
+/// Whether a node signed for the name and the networks of its grant. Its overlay addresses are the coordinator's to give.
+fn asked_for(grant: &Grant, statements: &[Statement]) -> bool {
+    let [_, _, prefixes @ ..] = grant.allowed_ips.as_slice() else { return false };
+    let asks = |statement: &Statement| matches!(&statement.evidence, Evidence::Identity(identity) if identity.asks_for(&grant.name, prefixes));
+    statements.iter().any(asks)
 }
 
 /// Whether evidence that grows old was made when the log had the head that it names. No head that the log had only after the grant can be

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 pub use carrick_attest::policy::LogHead as Head;
-use carrick_attest::{Bytes, Evidence, Kind, Moment, Statement, Subject};
+use carrick_attest::{Bytes, Evidence, Kind, Moment, Statement, Subject, identity};
 use carrick_types::{
     ChallengeKey, Cidr, ClusterName, IdentityKey, IdentitySecret, MeshId, NodeId, NodeName, Revision,
     Signature, TokenId, TokenKey, TokenSeed, UnixTime, WireGuardKey, WireGuardSecret,
@@ -161,6 +161,9 @@ impl Introduction<'_> {
             identity_key: self.identity.public(),
             wireguard_key: self.wireguard.public(),
         };
+        let asked = (&self.name, self.prefixes.as_slice());
+        let keys = (self.identity, self.wireguard);
+        let proof = Proof::answer(request, moment, &subject, asked, keys, self.evidence);
         let token = self.token.map(|(id, seed)| {
             let transcript = moment.transcript(&subject, Kind::JoinToken);
             TokenProof { id, key: seed.public(), signature: seed.sign(transcript.as_bytes()) }
@@ -174,22 +177,25 @@ impl Introduction<'_> {
             have: self.have,
             trust: self.trust,
             token,
-            proof: Proof::answer(request, moment, &subject, (self.identity, self.wireguard), self.evidence),
+            proof,
         }
     }
 }
 
 impl Proof {
-    /// Answers a request. `evidence` is what the node shows beside its identity, made for the same moment and subject.
+    /// Answers a request. `evidence` is what the node shows beside its identity, made for the same moment and subject; name and
+    /// prefixes are what it asks for.
     pub fn answer(
         request: &Request,
         moment: &Moment,
         subject: &Subject,
+        (name, prefixes): (&NodeName, &[Cidr]),
         (identity, wireguard): (&IdentitySecret, &WireGuardSecret),
         mut evidence: Vec<Evidence>,
     ) -> Self {
         let transcript = moment.transcript(subject, Kind::Identity);
-        evidence.insert(0, Evidence::Identity { signature: identity.sign(transcript.as_bytes()) });
+        let signed = identity::Evidence::sign(identity, name.clone(), prefixes.to_vec(), &transcript);
+        evidence.insert(0, Evidence::Identity(signed));
         let shared_secret = wireguard.agree(&request.challenge_key);
         Self {
             wireguard_key: subject.wireguard_key,
@@ -232,8 +238,8 @@ impl Proof {
         let moment = request.moment(exporter, self.policy_version, self.runtime_digest);
         let transcript = moment.transcript(subject, Kind::Identity);
         let signed = self.evidence.iter().any(|evidence| {
-            matches!(evidence, Evidence::Identity { signature }
-                if subject.identity_key.verifies(transcript.as_bytes(), signature))
+            matches!(evidence, Evidence::Identity(identity)
+                if identity.is_signed(&subject.identity_key, &transcript))
         });
         if !signed {
             return Err(ProofError::Identity);
@@ -381,7 +387,14 @@ mod tests {
     fn proof(request: &Request, subject: &Subject) -> Proof {
         let (identity, wireguard) = keys();
         let moment = request.moment(&EXPORTER, 1, Bytes([9; 32]));
-        Proof::answer(request, &moment, subject, (&identity, &wireguard), vec![])
+        Proof::answer(
+            request,
+            &moment,
+            subject,
+            (&"a".parse().unwrap(), &[]),
+            (&identity, &wireguard),
+            vec![],
+        )
     }
 
     #[test]
@@ -449,7 +462,14 @@ mod tests {
             signature: seed.sign(transcript.as_bytes()),
         });
         let (identity, wireguard) = keys();
-        let proof = Proof::answer(&request, &moment, &subject(), (&identity, &wireguard), vec![token]);
+        let proof = Proof::answer(
+            &request,
+            &moment,
+            &subject(),
+            (&"a".parse().unwrap(), &[]),
+            (&identity, &wireguard),
+            vec![token],
+        );
         let refused = proof.verify(&subject(), &request, &secret, &EXPORTER, NOW).unwrap_err();
         assert_eq!(refused, ProofError::Token);
     }

@@ -20,7 +20,7 @@ fn either(version: u64, tpms: &[Forger]) -> SignedBundle {
 
 /// What node 1 proves when it is asked, with a TPM.
 fn with_tpm(tpm: &mut Forger, clock: u64, salt: u8) -> Vec<Statement> {
-    let mut statements = proven(1, 1, salt);
+    let mut statements = proven(1, 1, ("a", &[]), salt);
     let subject = Subject {
         mesh: mesh_id(),
         cluster: "east".parse().unwrap(),
@@ -43,7 +43,7 @@ async fn a_node_that_shows_another_kind_meanwhile_comes_back_with_its_own_tpm_on
     mesh.publish(either(2, &tpms), NOW).await.unwrap();
     mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 1000, 101), NOW).await.unwrap();
     for salt in [102, 103] {
-        mesh.renew(node.id, key(1).public(), proven(1, 1, salt), NOW).await.unwrap();
+        mesh.renew(node.id, key(1).public(), proven(1, 1, ("a", &[]), salt), NOW).await.unwrap();
     }
     drop(mesh);
     let _ = ended.await;

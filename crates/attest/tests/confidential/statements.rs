@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use carrick_attest::{
     Bundle, Bytes, Evidence, Kind, MAX_STATEMENT, Moment, Rejection, Signed, SignedBundle, Statement,
-    Subject, Transcript, TrustedBundle, appraise, learn, policy::ClusterPolicy, sev_snp::Product,
+    Subject, Transcript, TrustedBundle, appraise, identity, learn, policy::ClusterPolicy, sev_snp::Product,
 };
 use carrick_types::{
     CoordinatorSecret, IdentitySecret, MeshId, OperatorPin, OperatorSecret, WireGuardSecret,
@@ -67,8 +67,8 @@ fn statement(subject: &Subject, kind: Kind, show: impl FnOnce(&Transcript) -> Ev
 
 /// The statements of a node with evidence of a kind, as they travel.
 fn statements(subject: &Subject, kind: Kind, show: impl FnOnce(&Transcript) -> Evidence) -> [Statement; 2] {
-    let identified = statement(subject, Kind::Identity, |transcript| Evidence::Identity {
-        signature: identity().sign(transcript.as_bytes()),
+    let identified = statement(subject, Kind::Identity, |transcript| {
+        Evidence::Identity(identity::Evidence::sign(&identity(), "a".parse().unwrap(), vec![], transcript))
     });
     [identified, statement(subject, kind, show)].map(|statement| {
         let text = statement.to_text();

@@ -144,6 +144,34 @@ fn a_grant_in_the_name_of_another_node_is_doubted() {
 }
 
 #[test]
+fn a_name_or_a_network_that_the_node_did_not_ask_for_is_doubted() {
+    let asked = Profile::of(2).statements();
+    let doubted = |change: fn(&mut carrick_attest::Grant)| {
+        let (mut mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 1);
+        let mut grant = Profile::of(2).grant(&asked);
+        change(&mut grant);
+        mesh.grant_as(Profile::of(2), grant, asked.clone());
+        mesh.show(&mut witness).unwrap();
+        doubt(&witness, 2)
+    };
+    // Those of a node that is left out would be taken for its own.
+    assert_eq!(doubted(|grant| grant.allowed_ips.push(cidr("10.3.0.0/16"))), Doubt::Unasked);
+    assert_eq!(doubted(|grant| grant.allowed_ips[2] = cidr("10.2.3.0/24")), Doubt::Unasked);
+    assert_eq!(doubted(|grant| grant.name = "n3".parse().unwrap()), Doubt::Unasked);
+}
+
+#[test]
+fn a_grant_of_fewer_networks_than_were_asked_for_is_believed() {
+    let (mut mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 1);
+    let statements = Profile::of(2).statements();
+    let mut grant = Profile::of(2).grant(&statements);
+    grant.allowed_ips.truncate(2);
+    mesh.grant_as(Profile::of(2), grant, statements);
+    mesh.show(&mut witness).unwrap();
+    assert_eq!(members(&witness), [1, 2]);
+}
+
+#[test]
 fn a_grant_under_a_bundle_that_nobody_has_seen_is_doubted() {
     for trust in [Trust::Evidence, Trust::Coordinator] {
         let (mut mesh, mut witness) = Mesh::seen_by(trust, 1);

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use carrick_attest::{
     Bundle, Bytes, Evidence, Grant, Kind, Moment, Signed, SignedBundle, Statement, StatementDigest, Subject,
-    Transcript,
+    Transcript, identity as attested,
     policy::ClusterPolicy,
     token::{self, Capability},
 };
 use carrick_trust::{Distrust, Doubt, Memory, Myself, Witness};
 use carrick_types::{
-    Cidr, CoordinatorSecret, IdentitySecret, MeshId, NodeId, OperatorPin, OperatorSecret, Revision, TokenId,
-    TokenSeed, UnixTime, WireGuardSecret,
+    Cidr, CoordinatorSecret, IdentitySecret, MeshId, NodeId, NodeName, OperatorPin, OperatorSecret, Revision,
+    TokenId, TokenSeed, UnixTime, WireGuardSecret,
 };
 use carrick_wire::{
     hello::{Head, Trust},
@@ -97,6 +97,10 @@ impl Profile {
         Self { allowed: Some(allowed.iter().map(|text| cidr(text)).collect()), ..self }
     }
 
+    fn name(&self) -> NodeName {
+        format!("n{}", self.n).parse().unwrap()
+    }
+
     fn subject(&self, key: u8) -> Subject {
         Subject {
             mesh: MESH,
@@ -141,8 +145,9 @@ impl Profile {
     }
 
     pub(crate) fn identity_statement(&self) -> String {
-        let sign = |transcript: &Transcript| Evidence::Identity {
-            signature: identity(self.n).sign(transcript.as_bytes()),
+        let sign = |transcript: &Transcript| {
+            let (key, prefixes) = (identity(self.n), self.prefixes.clone());
+            Evidence::Identity(attested::Evidence::sign(&key, self.name(), prefixes, transcript))
         };
         self.statement(self.key, Kind::Identity, sign).to_text()
     }
@@ -178,7 +183,7 @@ impl Profile {
         let kind = |text: &String| Statement::from_text(text).unwrap().evidence.kind();
         Grant {
             node: id(self.n),
-            name: format!("n{}", self.n).parse().unwrap(),
+            name: self.name(),
             cluster: "east".parse().unwrap(),
             identity_key: identity(self.n).public(),
             wireguard_key: key(self.key).public(),

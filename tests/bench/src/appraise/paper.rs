@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use carrick_attest::{
     Bundle, Bytes, Evidence, Kind, Moment, Signed, SignedBundle, Statement, Subject, Transcript,
-    TrustedBundle,
+    TrustedBundle, identity,
     policy::ClusterPolicy,
     token::{self, Capability},
 };
 use carrick_types::{
-    Cidr, CoordinatorSecret, IdentitySecret, MeshId, OperatorPin, OperatorSecret, TokenId, TokenSeed,
-    UnixTime, WireGuardSecret,
+    Cidr, CoordinatorSecret, IdentitySecret, MeshId, NodeName, OperatorPin, OperatorSecret, TokenId,
+    TokenSeed, UnixTime, WireGuardSecret,
 };
 
 pub(super) const NOW: UnixTime = UnixTime::from_millis(1_800_000_000_000);
@@ -94,8 +94,9 @@ impl Node {
             expires_at: NOW.saturating_add(Duration::from_secs(3600)),
             prefixes: None,
         };
-        let identity = self.statement(Kind::Identity, |transcript| Evidence::Identity {
-            signature: self.identity().sign(transcript.as_bytes()),
+        let identity = self.statement(Kind::Identity, |transcript| {
+            let (name, prefixes) = (self.name(), self.allowed_ips().split_off(2));
+            Evidence::Identity(identity::Evidence::sign(&self.identity(), name, prefixes, transcript))
         });
         let token = self.statement(Kind::JoinToken, |transcript| {
             Evidence::JoinToken(token::Evidence {
@@ -122,6 +123,11 @@ impl Node {
             evidence: evidence(&moment.transcript(&subject, kind)),
             appraised_at: NOW,
         }
+    }
+
+    /// What it is called.
+    pub(super) fn name(self) -> NodeName {
+        format!("n{}", self.0).parse().expect("it is a name")
     }
 
     /// Its overlay addresses and its prefix.

@@ -97,7 +97,7 @@ impl Log {
         let node = Node::new(n);
         let statements = node.statements();
         let earned = appraise(&node.subject(), &statements, &paper::trusted(), NOW)?;
-        let grant = grant(&earned, format!("n{n}").parse()?, node.allowed_ips());
+        let grant = grant(&earned, node.name(), node.allowed_ips());
         let entry = Entry { at: NOW, decision: Decision::Granted { grant, token: None } }.to_text();
         self.tree.push(leaf_hash(entry.as_bytes()));
         self.grants.push((n, entry, statements.iter().map(Statement::to_text).collect()));

@@ -3,7 +3,7 @@
 use std::{str, sync::LazyLock};
 
 use carrick_attest::{
-    Blob, Bytes, Evidence, Kind, Moment, Statement, Subject, kubernetes,
+    Blob, Bytes, Evidence, Kind, Moment, Statement, Subject, identity, kubernetes,
     testing::{Sample, samples},
     x509::{Certificate, RevocationList},
 };
@@ -32,7 +32,8 @@ pub(super) fn statements() -> Vec<Vec<u8>> {
         wireguard_key,
     };
     let transcript = moment().transcript(&subject, Kind::Identity);
-    let evidence = Evidence::Identity { signature: identity.sign(transcript.as_bytes()) };
+    let (name, prefixes) = ("a".parse().expect("a name"), vec!["10.1.0.0/16".parse().expect("a prefix")]);
+    let evidence = Evidence::Identity(identity::Evidence::sign(&identity, name, prefixes, &transcript));
     vec![Statement { moment: moment(), wireguard_key, evidence, appraised_at: NOW }.to_text().into_bytes()]
 }
 
