@@ -12,10 +12,10 @@ use crate::output::Paint;
 
 const VARIABLE: &str = "CARRICK_LOG";
 
-/// Starts the log. Call once.
-pub(crate) fn start() -> Result<()> {
+/// Starts the log, with the filter that holds where the variable says nothing. Call once.
+pub(crate) fn start(filter: &str) -> Result<()> {
     let directives = env::var(VARIABLE).ok().filter(|text| !text.is_empty());
-    let filter = EnvFilter::try_new(directives.as_deref().unwrap_or("info")).with_context(|| {
+    let filter = EnvFilter::try_new(directives.as_deref().unwrap_or(filter)).with_context(|| {
         format!("{VARIABLE} is not a log filter: write it as debug or info,carrick_node=trace")
     })?;
     tracing_subscriber::fmt()

@@ -37,11 +37,11 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(verb::device::arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),
     };
-    match logging::start().and_then(|()| cli.verb.run()) {
+    match logging::start(cli.verb.log_filter()).and_then(|()| cli.verb.run()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has all that it wanted: `carrick nodes | head -1`.
         Err(error) if error.is::<output::ReaderGone>() => ExitCode::SUCCESS,

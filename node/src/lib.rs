@@ -1,7 +1,7 @@
 //! The node agent: a member of a mesh, with one WireGuard device.
 //!
 //! Start at [`run`]. `agent` ties the parts together: `session` talks to the coordinator, `plan` says what this host should look
-//! like, `netlink` and `shard` make it so. Nothing here decides whose key is accepted: `carrick_trust` does, by the operator's
+//! like, `netlink` and `shard` make it so. [`stand_alone`] is the same packet path without a mesh. Nothing here decides whose key is accepted: `carrick_trust` does, by the operator's
 //! policy bundle, and `carrick_dataplane` keeps to it.
 
 mod agent;
@@ -14,9 +14,11 @@ mod netlink;
 mod plan;
 mod session;
 mod shard;
+pub mod stand_alone;
 mod state;
 mod stun;
 mod tun;
+mod uapi;
 mod udp;
 
 use std::{io, net::IpAddr, path::PathBuf};
@@ -32,6 +34,7 @@ pub use session::SessionError;
 pub use state::StateError;
 use tokio_util::sync::CancellationToken;
 pub use tun::TunError;
+pub use uapi::UapiError;
 
 /// How an agent is to run.
 #[derive(Debug)]

@@ -66,6 +66,18 @@ fn longest_superpacket(mtu: u16) -> u32 {
     u32::try_from(longest.min(u16::MAX.into())).unwrap_or(u16::MAX.into())
 }
 
+/// Makes super-packets no longer than what goes to the network in one call. Without it they go in two, and all goes on.
+pub(crate) async fn limit_superpackets(handle: &Handle, index: u32, mtu: u16) {
+    let longest = longest_superpacket(mtu);
+    let link = LinkUnspec::new_with_index(index)
+        .append_extra_attribute(LinkAttribute::GsoMaxSize(longest))
+        .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(longest))
+        .build();
+    if let Err(error) = handle.link().set(link).execute().await {
+        tracing::debug!(%error, "the length of super-packets is as the kernel likes");
+    }
+}
+
 /// The interface that this agent owns, and what it has done to it so far.
 #[derive(Debug)]
 pub(crate) struct Interface {
@@ -89,7 +101,7 @@ impl Interface {
         let link = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
         let set = interface.handle.link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("bring the interface up".to_owned(), error))?;
-        interface.limit_superpackets(mtu).await;
+        limit_superpackets(&interface.handle, index, mtu).await;
         if interface.has_routes().await? {
             return Err(NetlinkError::OtherNode);
         }
@@ -99,18 +111,6 @@ impl Interface {
             return Err(error);
         }
         Ok(interface)
-    }
-
-    /// Makes super-packets no longer than what goes to the network in one call. Without it they go in two, and all goes on.
-    async fn limit_superpackets(&self, mtu: u16) {
-        let longest = longest_superpacket(mtu);
-        let link = LinkUnspec::new_with_index(self.index)
-            .append_extra_attribute(LinkAttribute::GsoMaxSize(longest))
-            .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(longest))
-            .build();
-        if let Err(error) = self.handle.link().set(link).execute().await {
-            tracing::debug!(%error, "the length of super-packets is as the kernel likes");
-        }
     }
 
     /// Makes addresses and routes what the plan says. Goes on where one of them fails, and reports the first failure.

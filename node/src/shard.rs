@@ -17,6 +17,7 @@ use std::{
 use carrick_dataplane::{Device, LinkState, Outside};
 use carrick_types::{Cidr, WireGuardSecret};
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
@@ -26,6 +27,7 @@ use crate::{
     plan::Change,
     stun,
     tun::Tun,
+    uapi,
     udp::{self, Received, UdpSockets},
 };
 
@@ -68,17 +70,29 @@ pub(crate) enum Command {
     Rotate(WireGuardSecret),
     /// Tell the state of every tunnel.
     Links(oneshot::Sender<Vec<LinkState>>),
+    /// Make the device what an administrator wants.
+    Configure(uapi::Set, oneshot::Sender<Result<(), Errno>>),
+    /// Tell an administrator of the device.
+    Describe(uapi::Question, oneshot::Sender<uapi::About>),
+    /// The interface has another MTU.
+    SetMtu(u16),
     /// Ask a STUN server where datagrams come from.
     Stun { server: SocketAddr, transaction: stun::Transaction },
     /// End.
     Stop,
 }
 
+/// A way to the packet path, for as many as need one.
+#[derive(Debug, Clone)]
+pub(crate) struct Commands {
+    commands: SyncSender<Command>,
+    wake: Arc<EventFd>,
+}
+
 /// The control side's handle on the packet path.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    commands: SyncSender<Command>,
-    wake: Arc<EventFd>,
+    commands: Commands,
     thread: Option<JoinHandle<()>>,
     /// The addresses that STUN servers saw.
     pub(crate) observed: mpsc::Receiver<SocketAddr>,
@@ -89,10 +103,46 @@ pub(crate) struct Shard {
 #[error("the packet path has ended")]
 pub(crate) struct Ended;
 
+impl Commands {
+    /// Hands a command over. Waits only while [`COMMANDS`] others are waiting.
+    pub(crate) async fn send(&self, command: Command) -> Result<(), Ended> {
+        let mut command = command;
+        loop {
+            match self.commands.try_send(command) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return Err(Ended),
+                Err(TrySendError::Full(back)) => command = back,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // An eventfd that is full wakes as well as one that is not.
+        let _ = self.wake.write(1);
+        Ok(())
+    }
+}
+
 impl Shard {
-    /// Starts the thread. The receiver is told why when the thread ends by itself.
+    /// Starts the thread for a node of a mesh. The receiver is told why when the thread ends by itself.
     pub(crate) fn start(
         secret: &WireGuardSecret,
+        mtu: u16,
+        tun: Tun,
+        sockets: UdpSockets,
+    ) -> io::Result<(Self, oneshot::Receiver<io::Error>)> {
+        Self::run(Device::new(secret, System), mtu, tun, sockets)
+    }
+
+    /// Starts the thread for a device without a mesh.
+    pub(crate) fn start_stand_alone(
+        mtu: u16,
+        tun: Tun,
+        sockets: UdpSockets,
+    ) -> io::Result<(Self, oneshot::Receiver<io::Error>)> {
+        Self::run(Device::stand_alone(System), mtu, tun, sockets)
+    }
+
+    fn run(
+        mut device: Device,
         mtu: u16,
         tun: Tun,
         sockets: UdpSockets,
@@ -101,7 +151,6 @@ impl Shard {
         let (commands, receiver) = sync_channel(COMMANDS);
         let (fail, failure) = oneshot::channel();
         let (observe, observed) = mpsc::channel(8);
-        let mut device = Device::new(secret, System);
         device.set_mtu(mtu);
         device.set_udp_segments(tun.takes_udp_segments());
         let mut path = PacketPath {
@@ -122,23 +171,17 @@ impl Shard {
             }
         };
         let thread = thread::Builder::new().name("shard".to_owned()).spawn(run)?;
-        Ok((Self { commands, wake, thread: Some(thread), observed }, failure))
+        Ok((Self { commands: Commands { commands, wake }, thread: Some(thread), observed }, failure))
     }
 
-    /// Hands a command over. Waits only while [`COMMANDS`] others are waiting.
+    /// Another way to the packet path.
+    pub(crate) fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    /// See [`Commands::send`].
     pub(crate) async fn command(&self, command: Command) -> Result<(), Ended> {
-        let mut command = command;
-        loop {
-            match self.commands.try_send(command) {
-                Ok(()) => break,
-                Err(TrySendError::Disconnected(_)) => return Err(Ended),
-                Err(TrySendError::Full(back)) => command = back,
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        // An eventfd that is full wakes as well as one that is not.
-        let _ = self.wake.write(1);
-        Ok(())
+        self.commands.send(command).await
     }
 
     /// The state of every tunnel.
@@ -241,6 +284,14 @@ impl PacketPath {
                     upserts.into_iter().for_each(|(key, config)| self.device.set_peer(key, config));
                 }
                 Command::Links(answer) => drop(answer.send(self.device.links().collect())),
+                Command::Configure(set, answer) => {
+                    let outcome = uapi::configure(&mut self.device, &mut self.sockets, set, Instant::now());
+                    let _ = answer.send(outcome);
+                }
+                Command::Describe(question, answer) => {
+                    let _ = answer.send(uapi::describe(&self.device, &self.sockets, question));
+                }
+                Command::SetMtu(mtu) => self.device.set_mtu(mtu),
                 Command::Stun { server, transaction } => {
                     self.asked = Some((server, transaction));
                     if let Err(error) = self.sockets.send_to(server, &stun::request(transaction)) {

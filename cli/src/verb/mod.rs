@@ -5,6 +5,7 @@ mod bundle;
 mod completions;
 mod coordinator;
 mod demo;
+pub(crate) mod device;
 mod join;
 mod log;
 mod node;
@@ -29,6 +30,7 @@ pub(crate) enum Verb {
     Token(token::Token),
     Join(join::Join),
     Node(node::Node),
+    Device(device::Device),
     Status(status::Status),
     Nodes(nodes::Nodes),
     Topology(topology::Topology),
@@ -41,6 +43,11 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
+    /// What is logged unless `CARRICK_LOG` says something.
+    pub(crate) fn log_filter(&self) -> &'static str {
+        if matches!(self, Self::Device(_)) { device::log_filter() } else { "info" }
+    }
+
     /// Does what was asked for. Verbs start runtimes and threads of their own.
     pub(crate) fn run(self) -> Result<()> {
         match self {
@@ -49,6 +56,7 @@ impl Verb {
             Self::Token(verb) => verb.run(),
             Self::Join(verb) => verb.run(),
             Self::Node(verb) => verb.run(),
+            Self::Device(verb) => verb.run(),
             Self::Status(verb) => verb.run(),
             Self::Nodes(verb) => verb.run(),
             Self::Topology(verb) => verb.run(),

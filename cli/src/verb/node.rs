@@ -134,7 +134,7 @@ pub(super) fn given<'a>(token: Option<&'a str>, file: Option<&'a Path>) -> Given
 }
 
 /// What the kernel takes as an interface's name, less what no one would type.
-fn parse_interface(text: &str) -> Result<String, String> {
+pub(super) fn parse_interface(text: &str) -> Result<String, String> {
     let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if (1..=15).contains(&text.len()) && text.chars().all(plausible) && !text.starts_with(['.', '-']) {
         Ok(text.to_owned())

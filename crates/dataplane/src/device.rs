@@ -104,6 +104,8 @@ pub struct Device {
     /// For each message of a batch, how long its text is; `None` where it is refused. Kept for its memory.
     opened: Vec<Option<usize>>,
     counters: Counters,
+    /// Of a device that is no mesh's; it speaks for every address.
+    stand_alone: Option<StandAlone>,
 }
 
 impl Device {
@@ -125,6 +127,7 @@ impl Device {
             coalescer: Coalescer::default(),
             opened: Vec::new(),
             counters: Counters::default(),
+            stand_alone: None,
         }
     }
 
@@ -315,25 +318,26 @@ impl Device {
         let mut given_up = Vec::new();
         for (key, peer) in &mut self.peers {
             let (outbox, surroundings) = (&mut self.outbox, &mut self.surroundings);
-            peer.former.retain_mut(|Former { tunnel, until }| {
+            let former = peer.former.extract_if(.., |Former { tunnel, until }| {
                 let lives = now < *until && tunnel.tick(false, now).is_ok();
                 if lives {
                     flush_former(outbox, tunnel, surroundings, now);
-                } else {
-                    self.slots.release(tunnel.slot);
-                }
-                lives
-            });
-            let wanted = self.waiting.waits_for(key);
-            peer.current.take_if(|tunnel| {
-                let lives = tunnel.tick(wanted, now).is_ok();
-                if lives {
-                    flush(outbox, &peer.config.endpoints, tunnel, surroundings, now);
-                } else {
-                    self.slots.release(tunnel.slot);
                 }
                 !lives
             });
+            let mut over: Vec<_> = former.map(|former| former.tunnel).collect();
+            let wanted = self.waiting.waits_for(key);
+            over.extend(peer.current.take_if(|tunnel| {
+                let lives = tunnel.tick(wanted, now).is_ok();
+                if lives {
+                    flush(outbox, &peer.config.endpoints, tunnel, surroundings, now);
+                }
+                !lives
+            }));
+            for tunnel in over {
+                self.slots.release(tunnel.slot);
+                peer.remember(&tunnel);
+            }
             if !peer.may_shake_hands() {
                 peer.cut(&mut self.slots, |_| true);
             }
@@ -344,6 +348,7 @@ impl Device {
         for key in given_up {
             self.counters.unanswered += self.waiting.clear(&key);
         }
+        self.keep_alive(now);
         let idle = self.slots.is_empty() && self.replaced.is_empty() && self.keys.former().is_none();
         self.next_tick = (!idle).then(|| now + TICK);
     }
@@ -467,7 +472,7 @@ impl Device {
             };
             if self.allowed_ips.lookup(found.source) != Some(key) {
                 self.counters.spoofed += 1;
-            } else if self.own.lookup(found.destination).is_none() {
+            } else if self.stand_alone.is_none() && self.own.lookup(found.destination).is_none() {
                 self.counters.not_for_us += 1;
             } else {
                 peer.rx_bytes += length as u64;
@@ -521,7 +526,11 @@ impl Device {
         if peer.current.is_none() {
             let slot = self.slots.take(key)?;
             let heard = peer.heard(&self.keys.current.public);
-            peer.current = Some(Tunnel::new(&self.keys.current, key, slot, peer.endpoint(), heard));
+            let mut tunnel = Tunnel::new(&self.keys.current, key, slot, peer.endpoint(), heard);
+            if let Some(settings) = &peer.settings {
+                settings.apply(&mut tunnel, now);
+            }
+            peer.current = Some(tunnel);
             self.next_tick.get_or_insert(now + TICK);
         }
         peer.current.as_ref()
@@ -541,7 +550,8 @@ impl Device {
     /// Takes a peer out of the tables; its tunnels are the caller's.
     fn detach(&mut self, key: &WireGuardKey) -> Option<Peer> {
         let peer = self.peers.remove(key)?;
-        for &prefix in &peer.config.allowed_ips {
+        let settings = peer.settings.iter().flat_map(|settings| &settings.allowed_ips);
+        for &prefix in peer.config.allowed_ips.iter().chain(settings) {
             self.allowed_ips.remove(prefix, *key);
         }
         Some(peer)
@@ -619,5 +629,11 @@ fn send(outbox: &mut Outbox, candidates: &[SocketAddr], endpoint: Option<SocketA
     }
 }
 
+mod describe;
+mod stand_alone;
 #[cfg(test)]
 mod tests;
+
+pub use describe::PeerState;
+pub(crate) use stand_alone::Settings;
+use stand_alone::StandAlone;

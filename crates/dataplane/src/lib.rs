@@ -18,8 +18,8 @@ mod tunnel;
 mod waiting;
 
 pub use allowed_ips::AllowedIps;
-pub use carrick_wireguard::OVERHEAD;
-pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, Timer};
+pub use carrick_wireguard::{OVERHEAD, PresharedKey};
+pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, PeerState, Timer};
 pub use outbox::{MAX_SEGMENTS, Transmit};
 pub use outside::Outside;
 pub use packet::{Addresses, addresses};

@@ -11,7 +11,7 @@ use std::{
 use carrick_types::{Cidr, WireGuardKey};
 use carrick_wireguard::Tai64N;
 
-use crate::{slots::Slots, tunnel::Tunnel};
+use crate::{device::Settings, slots::Slots, tunnel::Tunnel};
 
 /// For so long packets of a key are taken, and sent where there is no newer session, after another key has replaced it.
 pub(crate) const REPLACED_KEY_LIFE: Duration = Duration::from_secs(60);
@@ -50,13 +50,28 @@ pub(crate) struct Peer {
     pub(crate) heard: Option<(WireGuardKey, Tai64N)>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
+    /// What tunnels that are over have received and sent, as [`Tunnel::rx_wire`] and [`Tunnel::tx_wire`] count.
+    pub(crate) rx_wire: u64,
+    pub(crate) tx_wire: u64,
+    /// What an administrator says of it; none of a peer that [`crate::Device::set_peer`] tells of.
+    pub(crate) settings: Option<Box<Settings>>,
 }
 
 impl Peer {
     /// A peer of which nothing is known.
     pub(crate) const fn unknown() -> Self {
         let config = PeerConfig { allowed_ips: Vec::new(), endpoints: Vec::new(), admits_new: false };
-        Self { config, current: None, former: Vec::new(), heard: None, rx_bytes: 0, tx_bytes: 0 }
+        Self {
+            config,
+            current: None,
+            former: Vec::new(),
+            heard: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            rx_wire: 0,
+            tx_wire: 0,
+            settings: None,
+        }
     }
 
     /// Every tunnel, in the order in which they are preferred.
@@ -95,7 +110,9 @@ impl Peer {
     /// Where the peer was last heard of.
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
         let sending = self.tunnels().find(|tunnel| tunnel.has_keys()).and_then(|tunnel| tunnel.endpoint);
-        sending.or_else(|| self.tunnels().find_map(|tunnel| tunnel.endpoint))
+        sending
+            .or_else(|| self.tunnels().find_map(|tunnel| tunnel.endpoint))
+            .or_else(|| self.settings.as_ref().and_then(|settings| settings.endpoint))
     }
 
     /// The keys of the current tunnel are no longer those that both sides have.
@@ -110,25 +127,36 @@ impl Peer {
         self.former.extend(predecessor.former);
         self.rx_bytes += predecessor.rx_bytes;
         self.tx_bytes += predecessor.tx_bytes;
+        self.rx_wire += predecessor.rx_wire;
+        self.tx_wire += predecessor.tx_wire;
     }
 
     /// Ends the former tunnels that are too many.
     pub(crate) fn bound_former(&mut self, slots: &mut Slots) {
-        for former in self.former.drain(self.former.len().min(MAX_FORMER)..) {
+        let ended: Vec<_> = self.former.drain(self.former.len().min(MAX_FORMER)..).collect();
+        for former in ended {
             slots.release(former.tunnel.slot);
+            self.remember(&former.tunnel);
         }
     }
 
     /// Ends the tunnels that `which` says.
     pub(crate) fn cut(&mut self, slots: &mut Slots, which: impl Fn(&Tunnel) -> bool) {
-        let mut ends = |tunnel: &Tunnel| {
-            let ends = which(tunnel);
-            if ends {
-                slots.release(tunnel.slot);
-            }
-            ends
-        };
-        self.current.take_if(|tunnel| ends(tunnel));
-        self.former.retain(|former| !ends(&former.tunnel));
+        let former = self.former.extract_if(.., |former| which(&former.tunnel)).map(|former| former.tunnel);
+        let ended: Vec<_> = self.current.take_if(|tunnel| which(tunnel)).into_iter().chain(former).collect();
+        for tunnel in ended {
+            slots.release(tunnel.slot);
+            self.remember(&tunnel);
+        }
+    }
+
+    /// Keeps what is to be known of a tunnel that is over.
+    pub(crate) fn remember(&mut self, tunnel: &Tunnel) {
+        self.rx_wire += tunnel.rx_wire;
+        self.tx_wire += tunnel.tx_wire;
+        if let Some(settings) = &mut self.settings {
+            settings.endpoint = tunnel.endpoint.or(settings.endpoint);
+            settings.last_handshake = tunnel.last_handshake.max(settings.last_handshake);
+        }
     }
 }

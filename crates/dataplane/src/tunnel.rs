@@ -7,8 +7,8 @@ use std::{
 
 use carrick_types::WireGuardKey;
 use carrick_wireguard::{
-    Config, Event, Identified, Message, OVERHEAD, REKEY_TIMEOUT, Refused, Tai64N, Transmit,
-    message::{self, CookieReply, MessageType, Response},
+    Config, Event, Identified, Message, OVERHEAD, PresharedKey, REKEY_TIMEOUT, Refused, Tai64N, Transmit,
+    message::{self, CookieReply, INITIATION, MessageType, Response},
 };
 
 use crate::{outside::Surroundings, own_keys::OwnKey};
@@ -46,6 +46,10 @@ pub(crate) struct Tunnel {
     pub(crate) last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
     pub(crate) rtt: Option<Duration>,
+    /// Bytes of authentic messages received, of whatever kind, without the headers of UDP and IP.
+    pub(crate) rx_wire: u64,
+    /// Bytes of messages sent, likewise.
+    pub(crate) tx_wire: u64,
     /// Whether there were keys to send with when the tunnel was last touched.
     has_keys: bool,
     /// Whether the next tick begins a handshake, unless the peer is heard of before.
@@ -77,6 +81,8 @@ impl Tunnel {
             endpoint,
             last_handshake: None,
             rtt: None,
+            rx_wire: 0,
+            tx_wire: 0,
             has_keys: false,
             looking: false,
             first_contact: None,
@@ -117,6 +123,9 @@ impl Tunnel {
             })
             .collect();
         self.has_keys = batch.is_some_and(|mut batch| self.engine.seal(&mut batch, now).is_ok());
+        if self.has_keys {
+            self.tx_wire += datagrams.len() as u64;
+        }
         self.has_keys
     }
 
@@ -145,22 +154,27 @@ impl Tunnel {
         surroundings: &mut Surroundings,
         now: Instant,
     ) -> Result<(), Refused> {
-        match handshake {
+        let length = match handshake {
             Handshake::Initiation(identified) => {
                 let (slot, next_index) = (self.slot, &mut self.next_index);
                 let mut indices = || index(slot, next_index);
                 surroundings
                     .with(now, &mut indices, |context| self.engine.handle_initiation(*identified, context))?;
+                INITIATION
             }
             Handshake::Message(datagram) => match MessageType::of(datagram)? {
                 MessageType::Initiation | MessageType::Data => return Err(Refused::Malformed),
-                MessageType::Response => self.engine.handle_response(&Response::parse(datagram)?, now)?,
+                MessageType::Response => {
+                    self.engine.handle_response(&Response::parse(datagram)?, now)?;
+                    datagram.len()
+                }
                 // It says nothing about where the peer is.
                 MessageType::CookieReply => {
                     return self.engine.handle_cookie_reply(&CookieReply::parse(datagram)?, now);
                 }
             },
-        }
+        };
+        self.rx_wire += length as u64;
         self.heard_from(from, now);
         Ok(())
     }
@@ -179,7 +193,10 @@ impl Tunnel {
         let mut batch =
             datagrams.chunks_mut(segment).map(Message::incoming).collect::<Result<Vec<_>, _>>()?;
         let opened = self.engine.open(index, &mut batch, now)?;
-        texts.extend(batch.iter().map(|message| message.packet().map(<[u8]>::len)));
+        let opened_texts = batch.iter().map(|message| message.packet().map(<[u8]>::len));
+        let (rx_wire, count) =
+            (&mut self.rx_wire, |text: &Option<usize>| text.map_or(0, |text| text + OVERHEAD));
+        texts.extend(opened_texts.inspect(|text| *rx_wire += count(text) as u64));
         if opened.packets + opened.keepalives > 0 {
             self.heard_from(from, now);
         }
@@ -193,7 +210,23 @@ impl Tunnel {
         now: Instant,
     ) -> Option<Transmit> {
         let (slot, next_index) = (self.slot, &mut self.next_index);
-        surroundings.with(now, &mut || index(slot, next_index), |context| self.engine.poll_transmit(context))
+        let engine = &mut self.engine;
+        let transmit = surroundings
+            .with(now, &mut || index(slot, next_index), |context| engine.poll_transmit(context))?;
+        if self.endpoint.is_some() {
+            self.tx_wire += transmit.datagram().len() as u64;
+        }
+        Some(transmit)
+    }
+
+    /// Shares a secret with the peer from the next handshake on.
+    pub(crate) fn set_preshared_key(&mut self, key: PresharedKey) {
+        self.engine.set_preshared_key(key);
+    }
+
+    /// Keeps the tunnel open in middleboxes, beginning now.
+    pub(crate) fn set_persistent_keepalive(&mut self, interval: Option<Duration>, now: Instant) {
+        self.engine.set_persistent_keepalive(interval, now);
     }
 
     /// Runs the timers. To be called a few times a second. `wanted` says that packets wait for this tunnel.

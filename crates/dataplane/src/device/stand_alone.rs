@@ -1,0 +1,205 @@
+//! A device without a mesh: an administrator sets its key and its peers, one thing at a time, as WireGuard's configuration
+//! protocol does (<https://www.wireguard.com/xplatform/>).
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
+use carrick_wireguard::PresharedKey;
+
+use super::Device;
+use crate::{
+    outside::Outside,
+    own_keys::OwnKeys,
+    peer::{Peer, PeerConfig},
+    tunnel::Tunnel,
+};
+
+/// What a device without a mesh has beside its peers.
+#[derive(Default)]
+pub(crate) struct StandAlone {
+    /// Its key, once it is set. Before that no peer is admitted.
+    pub(super) secret: Option<WireGuardSecret>,
+}
+
+/// What an administrator says of a peer, and what is kept of it from tunnel to tunnel.
+#[derive(Default)]
+pub(crate) struct Settings {
+    pub(crate) preshared_key: PresharedKey,
+    pub(crate) persistent_keepalive: Option<Duration>,
+    /// Where the peer was said to be, or was last heard of in a tunnel that is over.
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) allowed_ips: BTreeSet<Cidr>,
+    /// Of tunnels that are over.
+    pub(crate) last_handshake: Option<Instant>,
+}
+
+impl Settings {
+    /// Makes a new tunnel heed them.
+    pub(super) fn apply(&self, tunnel: &mut Tunnel, now: Instant) {
+        tunnel.set_preshared_key(self.preshared_key.clone());
+        if self.persistent_keepalive.is_some() {
+            tunnel.set_persistent_keepalive(self.persistent_keepalive, now);
+        }
+    }
+}
+
+impl Device {
+    /// A device without key and peers, which speaks for every address: what comes in is held against the allowed IPs of whoever it is
+    /// from, and against nothing else.
+    pub fn stand_alone(mut outside: impl Outside + 'static) -> Self {
+        let secret = stand_in(&mut |bytes| outside.random(bytes));
+        let mut device = Self::new(&secret, outside);
+        device.stand_alone = Some(StandAlone::default());
+        device
+    }
+
+    /// Makes a key the device's at once, or takes it away. Sessions and handshakes of another key end here, and the peer that has
+    /// this key is gone.
+    pub fn set_secret(&mut self, secret: Option<&WireGuardSecret>, now: Instant) {
+        let Some(stand_alone) = &mut self.stand_alone else { return };
+        if stand_alone.secret.as_ref() == secret {
+            return;
+        }
+        stand_alone.secret = secret.cloned();
+        let surroundings = &mut self.surroundings;
+        self.keys = OwnKeys::new(
+            &secret.cloned().unwrap_or_else(|| stand_in(&mut |bytes| surroundings.random(bytes))),
+        );
+        self.remove_peer(&self.keys.current.public.clone());
+        for (key, peer) in &mut self.peers {
+            peer.cut(&mut self.slots, |_| true);
+            peer.config.admits_new = secret.is_some();
+            if secret.is_none() {
+                self.counters.unanswered += self.waiting.clear(key);
+            }
+        }
+        for key in self.waiting.peers().collect::<Vec<_>>() {
+            self.begin(key, now);
+        }
+        self.keep_alive(now);
+    }
+
+    /// Whether there is such a peer.
+    pub fn has_peer(&self, key: &WireGuardKey) -> bool {
+        self.peers.contains_key(key)
+    }
+
+    /// Adds a peer of which nothing is known but its key. Nothing happens where it is known already, or is this device itself.
+    pub fn add_peer(&mut self, key: WireGuardKey) {
+        let Some(stand_alone) = &self.stand_alone else { return };
+        if key == self.keys.current.public {
+            return;
+        }
+        let admits_new = stand_alone.secret.is_some();
+        self.peers.entry(key).or_insert_with(|| Peer {
+            config: PeerConfig { admits_new, ..Peer::unknown().config },
+            settings: Some(Box::default()),
+            ..Peer::unknown()
+        });
+    }
+
+    /// Forgets every peer.
+    pub fn remove_peers(&mut self) {
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.remove_peer(&key);
+        }
+    }
+
+    /// Shares a secret with a peer. Handshakes that are not through yet are made with it; sessions go on.
+    pub fn set_preshared_key(&mut self, key: &WireGuardKey, preshared_key: PresharedKey) {
+        let Some(Peer { settings: Some(settings), current, .. }) = self.peers.get_mut(key) else { return };
+        if let Some(tunnel) = current {
+            tunnel.set_preshared_key(preshared_key.clone());
+        }
+        settings.preshared_key = preshared_key;
+    }
+
+    /// Keeps a tunnel with the peer open in middleboxes, beginning now; `None` leaves that to packets.
+    pub fn set_persistent_keepalive(&mut self, key: &WireGuardKey, interval: Option<Duration>, now: Instant) {
+        let Some(Peer { settings: Some(settings), current, .. }) = self.peers.get_mut(key) else { return };
+        if settings.persistent_keepalive == interval {
+            return;
+        }
+        settings.persistent_keepalive = interval;
+        if let Some(tunnel) = current {
+            tunnel.set_persistent_keepalive(interval, now);
+        }
+        self.keep_alive_of(*key, now);
+    }
+
+    /// Says where a peer is: what goes to it goes there from here on, until it is heard of elsewhere.
+    pub fn set_endpoint(&mut self, key: &WireGuardKey, endpoint: SocketAddr, now: Instant) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(settings) = &mut peer.settings else { return };
+        settings.endpoint = Some(endpoint);
+        for tunnel in peer.tunnels_mut() {
+            // An initiation that went elsewhere, or nowhere, will hardly be answered.
+            if tunnel.endpoint.replace(endpoint) != Some(endpoint) && !tunnel.has_keys() {
+                tunnel.look_for_peer();
+            }
+        }
+        self.keep_alive_of(*key, now);
+    }
+
+    /// Gives a prefix to a peer. Whoever had it has it no longer.
+    pub fn allow(&mut self, key: &WireGuardKey, prefix: Cidr) {
+        let Some(Peer { settings: Some(settings), .. }) = self.peers.get_mut(key) else { return };
+        settings.allowed_ips.insert(prefix);
+        let before = self.allowed_ips.insert(prefix, *key).filter(|owner| owner != key);
+        let before = before.and_then(|owner| self.peers.get_mut(&owner)?.settings.as_mut());
+        if let Some(settings) = before {
+            settings.allowed_ips.remove(&prefix);
+        }
+    }
+
+    /// Takes a prefix from a peer, if that peer has it.
+    pub fn disallow(&mut self, key: &WireGuardKey, prefix: Cidr) {
+        let Some(Peer { settings: Some(settings), .. }) = self.peers.get_mut(key) else { return };
+        if settings.allowed_ips.remove(&prefix) {
+            self.allowed_ips.remove(prefix, *key);
+        }
+    }
+
+    /// Takes every prefix from a peer.
+    pub fn disallow_all(&mut self, key: &WireGuardKey) {
+        let Some(Peer { settings: Some(settings), .. }) = self.peers.get_mut(key) else { return };
+        for prefix in std::mem::take(&mut settings.allowed_ips) {
+            self.allowed_ips.remove(prefix, *key);
+        }
+    }
+
+    /// Sees to it that every tunnel that is to be kept open is there.
+    pub(super) fn keep_alive(&mut self, now: Instant) {
+        if self.stand_alone.is_none() {
+            return;
+        }
+        let lost = |peer: &Peer| peer.current.is_none() && keeps_alive(peer);
+        let lost: Vec<_> = self.peers.iter().filter(|(_, peer)| lost(peer)).map(|(key, _)| *key).collect();
+        for key in lost {
+            self.ensure_current(key, now);
+        }
+    }
+
+    fn keep_alive_of(&mut self, key: WireGuardKey, now: Instant) {
+        if self.peers.get(&key).is_some_and(keeps_alive) {
+            self.ensure_current(key, now);
+        }
+    }
+}
+
+/// Whether there is to be a tunnel even if nothing goes through it.
+fn keeps_alive(peer: &Peer) -> bool {
+    let keeps = peer.settings.as_ref().is_some_and(|settings| settings.persistent_keepalive.is_some());
+    keeps && peer.config.admits_new && peer.endpoint().is_some()
+}
+
+/// A key that nobody is told of, until there is one.
+fn stand_in(random: &mut dyn FnMut(&mut [u8])) -> WireGuardSecret {
+    let mut bytes = [0; 32];
+    random(&mut bytes);
+    WireGuardSecret::from_bytes(bytes)
+}

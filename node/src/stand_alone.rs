@@ -1,0 +1,144 @@
+//! The packet path as a WireGuard device without a mesh: an administrator configures it with `wg` and `wg-quick`.
+//!
+//! Start at [`run`]. Addresses and routes are the administrator's affair.
+
+use std::io;
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
+use nix::errno::Errno;
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup, packet_core::NetlinkPayload};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    NetlinkError, TunError, UapiError, netlink,
+    shard::{Command, Commands, Shard},
+    tun::Tun,
+    uapi::{Access, Server},
+    udp::UdpSockets,
+};
+
+/// The MTU of the interface until somebody sets another one, in bytes: with IPv6 outside a packet of 1,500 bytes is full.
+const MTU: u16 = 1420;
+
+/// Why there is no device, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum StandAloneError {
+    /// There is no interface.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// It cannot be configured.
+    #[error(transparent)]
+    Uapi(#[from] UapiError),
+    /// The kernel was not told, or does not tell.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// No socket for datagrams.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The packet path failed.
+    #[error("the packet path failed: {0}")]
+    PacketPath(#[source] io::Error),
+}
+
+/// Why a device ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Asked,
+    InterfaceRemoved,
+    SocketRemoved,
+}
+
+/// Runs a device until `shutdown`, or until its interface or its socket is removed; leaves neither behind. Says `ready` when both are
+/// there.
+///
+/// # Errors
+/// [`StandAloneError`].
+pub async fn run(
+    interface: &str,
+    ready: impl FnOnce() -> io::Result<()>,
+    shutdown: CancellationToken,
+) -> Result<(), StandAloneError> {
+    let tun = Tun::open(interface)?;
+    let server = Server::bind(interface)?;
+    let sockets = UdpSockets::bind(0, 0).map_err(StandAloneError::Socket)?;
+    let mut link = Link::of(tun.index()).await?;
+    let (shard, failure) =
+        Shard::start_stand_alone(MTU, tun, sockets).map_err(StandAloneError::PacketPath)?;
+    ready().map_err(StandAloneError::PacketPath)?;
+    info!(interface, "device started");
+    let commands = shard.commands();
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(End::Asked),
+        () = server.serve(shard.commands(), Access::Full) => Ok(End::SocketRemoved),
+        () = link.follow(&commands) => Ok(End::InterfaceRemoved),
+        failed = failure => match failed {
+            // The kernel has taken the interface from under the descriptor.
+            Ok(error) if error.raw_os_error() == Some(Errno::EBADFD as i32) => Ok(End::InterfaceRemoved),
+            Ok(error) => Err(StandAloneError::PacketPath(error)),
+            Err(_) => Err(StandAloneError::PacketPath(io::Error::other("its thread panicked"))),
+        },
+    };
+    shard.stop().await;
+    info!(interface, end = ?outcome.as_ref().ok(), "device stopped");
+    outcome.map(drop)
+}
+
+/// What the kernel says of the interface.
+struct Link {
+    handle: Handle,
+    index: u32,
+    mtu: u16,
+    changes: BoxStream<'static, RouteNetlinkMessage>,
+}
+
+impl Link {
+    /// Gives the interface its first MTU.
+    async fn of(index: u32) -> Result<Self, NetlinkError> {
+        let (connection, handle, changes) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(NetlinkError::Socket)?;
+        tokio::spawn(connection);
+        let link = LinkUnspec::new_with_index(index).mtu(MTU.into()).build();
+        let set = handle.link().set(link).execute().await;
+        set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
+        netlink::limit_superpackets(&handle, index, MTU).await;
+        let changes = changes.filter_map(|(message, _)| {
+            std::future::ready(match message.payload {
+                NetlinkPayload::InnerMessage(message) => Some(message),
+                _ => None,
+            })
+        });
+        Ok(Self { handle, index, mtu: MTU, changes: changes.boxed() })
+    }
+
+    /// Tells the packet path when the MTU changes. Ends when the interface is removed.
+    async fn follow(&mut self, commands: &Commands) {
+        while let Some(message) = self.changes.next().await {
+            match message {
+                RouteNetlinkMessage::DelLink(link) if link.header.index == self.index => return,
+                RouteNetlinkMessage::NewLink(link) if link.header.index == self.index => {
+                    if let Some(mtu) = mtu(&link).filter(|mtu| *mtu != self.mtu) {
+                        self.mtu = mtu;
+                        netlink::limit_superpackets(&self.handle, self.index, mtu).await;
+                        // Whether it has ended is seen elsewhere.
+                        let _ = commands.send(Command::SetMtu(mtu)).await;
+                    }
+                }
+                _ => {}
+            }
+        }
+        // The kernel tells no more, and the packet path notices.
+        std::future::pending().await
+    }
+}
+
+fn mtu(link: &LinkMessage) -> Option<u16> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => u16::try_from(*mtu).ok(),
+        _ => None,
+    })
+}

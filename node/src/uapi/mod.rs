@@ -1,0 +1,17 @@
+//! WireGuard's configuration protocol (<https://www.wireguard.com/xplatform/>): what `wg` and `wg-quick` say to a userspace device.
+//!
+//! `parse` and `print` are pure. `server` owns the socket and asks the packet path by commands, a bounded piece at a time, so that
+//! nothing that a client does holds packets up; `configure` is what the packet path then does to its device.
+
+mod configure;
+mod lines;
+mod parse;
+mod print;
+mod server;
+mod set;
+mod socket;
+
+pub(crate) use configure::{About, Question, configure, describe};
+pub(crate) use server::{Access, Server};
+pub(crate) use set::Set;
+pub use socket::UapiError;
