@@ -31,6 +31,7 @@ use crate::{
     session::{Opening, Session, SessionError},
     shard::{Command, Shard},
     tun::Tun,
+    uapi,
     udp::UdpSockets,
 };
 
@@ -98,6 +99,9 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         }
     };
     let public_key = identity.keys.wireguard.public();
+    let looked_at = uapi::Server::bind(&config.interface)
+        .inspect_err(|error| info!(%error, "`wg show` will not answer"))
+        .map(|server| tokio::spawn(server.serve(shard.commands(), uapi::Access::ReadOnly)));
     info!(interface = config.interface, port, %public_key, "node agent started");
 
     let mut agent = Agent {
@@ -124,6 +128,11 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         }
     };
     let Agent { shard, interface, .. } = agent;
+    if let Ok(looked_at) = looked_at {
+        looked_at.abort();
+        // Its socket is gone with it.
+        let _ = looked_at.await;
+    }
     shard.stop().await;
     let down = interface.down().await;
     info!("node agent stopped");

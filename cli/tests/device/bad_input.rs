@@ -1,0 +1,121 @@
+//! Whatever a client says, packets pass and the other clients are answered.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use carrick_lab::{in_lab, traffic::ping};
+
+use crate::wireguard::{ATTEMPT, INSIDE, PATIENCE, Pair, run, socket};
+
+#[test]
+fn junk_is_answered_and_disturbs_nobody() {
+    in_lab(|lab| {
+        let pair = connected(lab);
+        let before = run(&pair.one.host, "wg", &["showconf", "wg-one"]);
+        let key = "07".repeat(32);
+        for (said, answer) in [
+            ("set=1\nnonsense=1\nlisten_port=7\n\n".to_owned(), "errno=-22\n\n"),
+            ("set=1\nlisten_port=7\nlisten_port=70000\n\n".to_owned(), "errno=-22\n\n"),
+            (format!("set=1\nreplace_peers=true\nprivate_key={key}x\n\n"), "errno=-22\n\n"),
+            (format!("set=1\n{}\n\n", "x".repeat(1 << 20)), "errno=-90\n\n"),
+            ("put=1\n\n".to_owned(), "errno=-71\n\n"),
+            ("get=1\nset=1\n\n".to_owned(), "errno=-22\n\n"),
+            // Cut: nothing of it is done.
+            ("set=1\nreplace_peers=true\n".to_owned(), "errno=-71\n\n"),
+            ("set=1\nreplace_pe".to_owned(), "errno=-71\n\n"),
+            (String::new(), ""),
+        ] {
+            assert_eq!(ask(said.as_bytes()), answer, "{said:.100}");
+        }
+        let mut junk: Vec<u8> =
+            (0..1_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        junk.extend(b"\n\n");
+        let answer = ask(&junk);
+        assert!(answer.starts_with("errno=-") && answer.ends_with("\n\n"), "{answer}");
+        assert_eq!(run(&pair.one.host, "wg", &["showconf", "wg-one"]), before);
+        ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap();
+    });
+}
+
+#[test]
+fn several_operations_on_one_connection_are_answered_in_order() {
+    in_lab(|lab| {
+        let _pair = connected(lab);
+        let answers = ask(b"set=1\nfwmark=7\n\nset=1\nfwmark=x\n\nget=1\n\nset=1\nfwmark=0\n\n");
+        assert!(answers.starts_with("errno=0\n\nerrno=-22\n\nprivate_key="), "{answers}");
+        assert!(answers.contains("\nfwmark=7\n") && answers.ends_with("errno=0\n\nerrno=0\n\n"), "{answers}");
+    });
+}
+
+#[test]
+fn a_hundred_megabytes_hold_nobody_up() {
+    in_lab(|lab| {
+        let pair = connected(lab);
+        let rss = pair.one.process.rss_bytes().unwrap();
+        let flood = std::thread::spawn(|| {
+            let mut client = UnixStream::connect(socket("wg-one")).unwrap();
+            client.write_all(b"set=1\n").unwrap();
+            let chunk = [b"allowed_ip=".repeat(10), vec![b'\n']].concat().repeat(1000);
+            let mut sent = 0;
+            // It is refused before its end.
+            while sent < 100 << 20 && client.write_all(&chunk).is_ok() {
+                sent += chunk.len();
+            }
+            sent
+        });
+        while !flood.is_finished() {
+            ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap();
+            run(&pair.one.host, "wg", &["show", "wg-one"]);
+        }
+        let sent = flood.join().unwrap();
+        assert!((10 << 20..100 << 20).contains(&sent), "{sent} bytes");
+        let grown = pair.one.process.rss_bytes().unwrap().saturating_sub(rss);
+        assert!(grown < 32 << 20, "{grown} bytes more");
+    });
+}
+
+#[test]
+fn slow_and_many_clients_hold_nobody_up() {
+    in_lab(|lab| {
+        let pair = connected(lab);
+        let mut slow: Vec<_> = (0..200).map(|_| UnixStream::connect(socket("wg-one")).unwrap()).collect();
+        for client in &mut slow {
+            client.write_all(b"set=1\nreplace_peers=tr").unwrap();
+        }
+        let begin = Instant::now();
+        run(&pair.one.host, "wg", &["show", "wg-one"]);
+        ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        // More than are served at once: whoever says nothing makes room in time.
+        let more: Vec<_> = (0..100).map(|_| UnixStream::connect(socket("wg-one")).unwrap()).collect();
+        run(&pair.one.host, "wg", &["show", "wg-one"]);
+        ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap();
+        drop(more);
+        let mut answer = String::new();
+        slow[0].set_read_timeout(Some(PATIENCE)).unwrap();
+        // It was let go long ago.
+        slow[0].read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "");
+    });
+}
+
+fn connected(lab: &mut carrick_lab::Lab) -> Pair {
+    let pair = Pair::carrick(lab);
+    pair.point(0);
+    pair.assert_pings();
+    pair
+}
+
+/// Everything that is answered until the connection is closed.
+fn ask(said: &[u8]) -> String {
+    let mut client = UnixStream::connect(socket("wg-one")).unwrap();
+    client.write_all(said).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
+}

@@ -1,0 +1,130 @@
+//! How a device begins and ends.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    process::{Command, Output},
+};
+
+use carrick_lab::{Host, eventually, in_lab};
+use nix::sys::signal::Signal;
+
+use crate::wireguard::{Device, Implementation, PATIENCE, own_run, run, socket, try_run};
+
+const CARRICK: &str = env!("CARGO_BIN_EXE_carrick");
+
+#[test]
+fn a_device_detaches_once_it_is_there_and_ends_with_its_interface() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        let before = host.network_state().unwrap();
+        let output = detach(&host, CARRICK, &["device", "wg-one"]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!((output.stdout, output.stderr), (Vec::new(), Vec::new()));
+        assert_eq!(mode(&socket("wg-one")), 0o600);
+        assert_eq!(mode(Path::new("/var/run/wireguard")), 0o700);
+        assert_eq!(run(&host, "wg", &["show", "interfaces"]), "wg-one\n");
+        let addresses = run(&host, "ip", &["-oneline", "address", "show", "dev", "wg-one"]);
+        assert_eq!(addresses, "", "addresses are the administrator's affair");
+        run(&host, "ip", &["link", "delete", "wg-one"]);
+        assert_gone(&host, "wg-one");
+        assert_eq!(before.diff(&host.network_state().unwrap()), "");
+    });
+}
+
+#[test]
+fn a_link_called_carrick_device_takes_the_name_alone_as_wg_quick_gives_it() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        symlink(CARRICK, "/run/carrick-device").unwrap();
+        let output = detach(&host, "/run/carrick-device", &["wg-one"]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(run(&host, "wg", &["show", "interfaces"]), "wg-one\n");
+        fs::remove_file(socket("wg-one")).unwrap();
+        assert_gone(&host, "wg-one");
+    });
+}
+
+#[test]
+fn a_device_ends_with_its_socket_and_on_signals() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        type Cause = fn(&Device);
+        let causes: [Cause; 4] = [
+            |_| fs::remove_file(socket("wg-one")).unwrap(),
+            |_| fs::rename(socket("wg-one"), "/run/elsewhere").unwrap(),
+            |device| device.process.signal(Signal::SIGTERM).unwrap(),
+            |device| device.process.signal(Signal::SIGINT).unwrap(),
+        ];
+        for end in causes {
+            let device = Device::start(Implementation::Carrick, &host, "wg-one");
+            end(&device);
+            let status = device.process.wait(PATIENCE).unwrap();
+            assert!(status.success(), "{}", device.process.output());
+            assert_gone(&host, "wg-one");
+        }
+    });
+}
+
+#[test]
+fn a_device_takes_no_other_ones_place_but_that_of_one_that_was_killed() {
+    in_lab(|lab| {
+        let (host, other) = (lab.host("one").unwrap(), lab.host("two").unwrap());
+        own_run();
+        let device = Device::start(Implementation::Carrick, &host, "wg-one");
+        let taken = detach(&host, CARRICK, &["device", "wg-one"]);
+        assert_refused(&taken, "there is an interface called wg-one already");
+        // Its interface would be free on the other host; the socket is not.
+        let live = detach(&other, CARRICK, &["device", "wg-one"]);
+        assert_refused(&live, "another process answers at /var/run/wireguard/wg-one.sock");
+        assert!(try_run(&other, "ip", &["link", "show", "wg-one"]).status.code() == Some(1));
+        assert_eq!(run(&host, "wg", &["show", "wg-one", "listen-port"]), "51820\n");
+        device.process.kill().unwrap();
+        assert!(socket("wg-one").exists());
+        let again = Device::start(Implementation::Carrick, &host, "wg-one");
+        assert_eq!(run(&host, "wg", &["show", "wg-one", "public-key"]).trim(), again.public_key);
+    });
+}
+
+#[test]
+fn what_a_device_in_the_background_has_to_say_goes_to_its_log_file() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        let output = detach(&host, CARRICK, &["device", "--log-file", "/run/log", "wg-one"]);
+        assert!(output.status.success(), "{output:?}");
+        eventually(PATIENCE, "the log", || {
+            fs::read_to_string("/run/log").unwrap().contains("device started").then_some(())
+        })
+        .unwrap();
+        assert_eq!(mode(Path::new("/run/log")), 0o600);
+    });
+}
+
+/// Starts a device as a shell does: the command is over when the device is there.
+fn detach(host: &Host, program: &str, arguments: &[&str]) -> Output {
+    let mut command: Command = host.command(program);
+    command.args(arguments).output().unwrap()
+}
+
+fn assert_refused(output: &Output, reason: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(reason), "{said}");
+}
+
+fn assert_gone(host: &Host, interface: &str) {
+    eventually(PATIENCE, &format!("the end of {interface}"), || {
+        let link = try_run(host, "ip", &["link", "show", interface]).status.success();
+        (!socket(interface).exists() && !link).then_some(())
+    })
+    .unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}

@@ -1,0 +1,255 @@
+//! WireGuard devices in a lab, `carrick device` and others, all configured with `wg`.
+
+use std::{
+    env, fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use carrick_lab::{Host, Lab, Link, Process, eventually, traffic::ping};
+use nix::mount::{MsFlags, mount};
+
+/// How long a handshake and what follows it may take, lost first attempts included.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// One attempt.
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// Where devices listen for datagrams.
+pub(crate) const PORT: u16 = 51820;
+
+/// What makes a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Implementation {
+    Carrick,
+    WireGuardGo,
+    Boringtun,
+    Gotatun,
+}
+
+impl Implementation {
+    /// Its program; `None` where it is not at hand.
+    ///
+    /// # Panics
+    /// Where the one that must be there is not, or an environment variable names nothing.
+    pub(crate) fn program(self) -> Option<PathBuf> {
+        let (variable, program) = match self {
+            Self::Carrick => return Some(env!("CARGO_BIN_EXE_carrick").into()),
+            Self::WireGuardGo => ("CARRICK_WIREGUARD_GO", "wireguard-go"),
+            Self::Boringtun => ("CARRICK_BORINGTUN", "boringtun-cli"),
+            Self::Gotatun => ("CARRICK_GOTATUN", "gotatun"),
+        };
+        let named = env::var_os(variable).map(PathBuf::from);
+        if let Some(path) = &named {
+            assert!(is_file(path), "{variable} names {}, which is no program", path.display());
+        }
+        let found = named.or_else(|| find(program));
+        assert!(
+            found.is_some() || self != Self::WireGuardGo,
+            "wireguard-go is missing: apt-get install wireguard-go"
+        );
+        found
+    }
+
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Carrick => &["device", "--foreground"],
+            Self::WireGuardGo => &["-f"],
+            Self::Boringtun | Self::Gotatun => &["--foreground", "--disable-drop-privileges"],
+        }
+    }
+}
+
+/// A device with a key.
+pub(crate) struct Device {
+    pub(crate) host: Host,
+    pub(crate) interface: String,
+    pub(crate) public_key: String,
+    pub(crate) process: Process,
+}
+
+impl Device {
+    /// Starts one, and gives it a key and a port.
+    pub(crate) fn start(implementation: Implementation, host: &Host, interface: &str) -> Self {
+        let program = implementation.program().unwrap_or_else(|| panic!("{implementation:?} is missing"));
+        let mut command = Command::new(program);
+        command.args(implementation.arguments()).arg(interface);
+        command.env("LOG_LEVEL", "verbose").env("WG_LOG_LEVEL", "debug");
+        let process = host.spawn(interface, command).unwrap();
+        let socket = socket(interface);
+        eventually(PATIENCE, &format!("{}: {}", socket.display(), process.output()), || {
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        })
+        .unwrap();
+        let device =
+            Self { host: host.clone(), interface: interface.to_owned(), public_key: String::new(), process };
+        let public_key = device.change_key();
+        device.set(&["listen-port", &PORT.to_string()]);
+        Self { public_key, ..device }
+    }
+
+    /// Gives it another key, and says the public half.
+    pub(crate) fn change_key(&self) -> String {
+        let secret = run(&self.host, "wg", &["genkey"]);
+        let file = secret_file(&self.interface, &secret);
+        self.set(&["private-key", file.to_str().unwrap()]);
+        let mut command = self.host.command(wg());
+        let output = command.arg("pubkey").stdin(fs::File::open(file).unwrap()).output().unwrap();
+        text(&output).trim().to_owned()
+    }
+
+    /// `wg set` for it.
+    pub(crate) fn set(&self, arguments: &[&str]) {
+        run(&self.host, "wg", &[&["set", &self.interface], arguments].concat());
+    }
+
+    /// One field of `wg show`, of its only peer.
+    pub(crate) fn show(&self, what: &str) -> String {
+        let text = run(&self.host, "wg", &["show", &self.interface, what]);
+        text.trim().split_once('\t').map_or(text.trim(), |(_, value)| value).to_owned()
+    }
+
+    /// Bytes received and sent.
+    pub(crate) fn transfer(&self) -> (u64, u64) {
+        let text = self.show("transfer");
+        let (rx, tx) = text.split_once('\t').unwrap();
+        (rx.parse().unwrap(), tx.parse().unwrap())
+    }
+
+    /// Seconds since the epoch; 0 before the first.
+    pub(crate) fn last_handshake(&self) -> u64 {
+        self.show("latest-handshakes").parse().unwrap()
+    }
+
+    /// Gives the interface an address, and brings it up.
+    pub(crate) fn up(&self, addresses: &[&str], mtu: &str) {
+        for address in addresses {
+            run(&self.host, "ip", &["address", "add", address, "dev", &self.interface]);
+        }
+        run(&self.host, "ip", &["link", "set", &self.interface, "mtu", mtu, "up"]);
+    }
+
+    /// Waits for an answer.
+    pub(crate) fn eventually_ping(&self, to: IpAddr) {
+        let what = format!("an answer of {to} to {}: {}", self.host.name(), self.process.output());
+        eventually(PATIENCE, &what, || ping(&self.host, to, ATTEMPT).ok()).unwrap();
+    }
+}
+
+/// Two devices on two hosts with a cable between them, each the other's peer.
+pub(crate) struct Pair {
+    pub(crate) one: Device,
+    pub(crate) two: Device,
+    pub(crate) link: Link,
+}
+
+/// Outside and inside addresses of the two.
+pub(crate) const OUTSIDE: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]];
+pub(crate) const INSIDE: [[&str; 2]; 2] = [["10.77.0.1", "fd77::1"], ["10.77.0.2", "fd77::2"]];
+
+impl Pair {
+    /// They know each other's keys and addresses, and nothing has been sent yet.
+    pub(crate) fn new(lab: &mut Lab, implementations: [Implementation; 2]) -> Self {
+        own_run();
+        let hosts = [lab.host("one").unwrap(), lab.host("two").unwrap()];
+        let [outside_one, outside_two] = OUTSIDE.map(|[v4, v6]| [format!("{v4}/24"), format!("{v6}/64")]);
+        let link = lab.wire(
+            &hosts[0],
+            "eth0",
+            &outside_one.each_ref().map(String::as_str),
+            &hosts[1],
+            "eth0",
+            &outside_two.each_ref().map(String::as_str),
+        );
+        let [one, two] =
+            [0, 1].map(|n| Device::start(implementations[n], &hosts[n], ["wg-one", "wg-two"][n]));
+        for (device, peer, [v4, v6]) in [(&one, &two, INSIDE[1]), (&two, &one, INSIDE[0])] {
+            device.set(&["peer", &peer.public_key, "allowed-ips", &format!("{v4}/32,{v6}/128")]);
+        }
+        for (device, [v4, v6]) in [(&one, INSIDE[0]), (&two, INSIDE[1])] {
+            device.up(&[&format!("{v4}/24"), &format!("{v6}/64")], "1420");
+        }
+        Self { one, two, link: link.unwrap() }
+    }
+
+    /// Two of ours.
+    pub(crate) fn carrick(lab: &mut Lab) -> Self {
+        Self::new(lab, [Implementation::Carrick; 2])
+    }
+
+    /// Tells the first where the second is.
+    pub(crate) fn point(&self, family: usize) {
+        let endpoint = SocketAddr::new(OUTSIDE[1][family].parse().unwrap(), PORT).to_string();
+        self.one.set(&["peer", &self.two.public_key, "endpoint", &endpoint]);
+    }
+
+    /// Tells the second where the first is.
+    pub(crate) fn point_back(&self, family: usize) {
+        let endpoint = SocketAddr::new(OUTSIDE[0][family].parse().unwrap(), PORT).to_string();
+        self.two.set(&["peer", &self.one.public_key, "endpoint", &endpoint]);
+    }
+
+    /// Both ways, and for both families inside.
+    pub(crate) fn assert_pings(&self) {
+        for (device, inside) in [(&self.one, INSIDE[1]), (&self.two, INSIDE[0])] {
+            inside.iter().for_each(|address| device.eventually_ping(address.parse().unwrap()));
+        }
+    }
+}
+
+/// Gives this test a /run for itself: devices are found by a socket in there.
+pub(crate) fn own_run() {
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+}
+
+/// Where an interface is configured.
+pub(crate) fn socket(interface: &str) -> PathBuf {
+    Path::new("/var/run/wireguard").join(format!("{interface}.sock"))
+}
+
+/// A file in memory that only root reads.
+pub(crate) fn secret_file(name: &str, secret: &str) -> PathBuf {
+    let file = Path::new("/run").join(format!("{name}.key"));
+    fs::write(&file, secret).unwrap();
+    file
+}
+
+/// Runs an administrator's program to success, and gives what it says.
+pub(crate) fn run(host: &Host, program: &str, arguments: &[&str]) -> String {
+    let output = try_run(host, program, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {errors}", arguments.join(" "));
+    text(&output)
+}
+
+/// Runs an administrator's program.
+pub(crate) fn try_run(host: &Host, program: &str, arguments: &[&str]) -> Output {
+    let package = match program {
+        "wg" | "wg-quick" => "wireguard-tools",
+        "iptables" => "iptables",
+        _ => "iproute2",
+    };
+    let found = find(program).unwrap_or_else(|| panic!("{program} is missing: apt-get install {package}"));
+    host.command(found).args(arguments).output().unwrap()
+}
+
+fn wg() -> PathBuf {
+    find("wg").unwrap_or_else(|| panic!("wg is missing: apt-get install wireguard-tools"))
+}
+
+pub(crate) fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A program in PATH, or where administrators' programs are.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    directories.map(|directory| directory.join(program)).find(|candidate| is_file(candidate))
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
