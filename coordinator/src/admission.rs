@@ -14,7 +14,7 @@ use carrick_wire::{api::TokenState, hello::Hello, session::MAX_ENDPOINTS};
 use crate::{
     netmap,
     refusal::{MAX_PREFIXES, Refused},
-    state::{LoggedEntry, Membership, MeshState, NodeRecord, Suspension},
+    state::{LoggedEntry, Membership, MeshState, NodeRecord},
     statements::Statements,
     store::TokenRecord,
 };
@@ -95,6 +95,7 @@ pub(crate) fn preview(state: &MeshState, proven: &ProvenHello, now: UnixTime) ->
 }
 
 /// Decides about the evidence that a member shows because it was asked, or because it has a new key.
+/// `answers` is the demand that there was when it was asked: evidence that was asked for before answers none that came later.
 ///
 /// # Errors
 /// The first rule that it breaks.
@@ -103,12 +104,14 @@ pub(crate) fn renew(
     member: &NodeRecord,
     key: WireGuardKey,
     statements: &[Statement],
+    answers: Option<UnixTime>,
     now: UnixTime,
 ) -> Result<Plan, Refused> {
     if member.is_revoked() {
         return Err(Refused::Revoked);
     }
-    let node = NodeRecord { wireguard_key: key, ..member.clone() };
+    let demanded_at = member.demanded_at.filter(|_| member.demanded_at != answers);
+    let node = NodeRecord { wireguard_key: key, demanded_at, ..member.clone() };
     if let Some(holder) = state.nodes.values().find(|other| other.id != node.id && other.wireguard_key == key)
     {
         return Err(Refused::KeyTaken(holder.name.clone()));
@@ -142,7 +145,7 @@ fn returning(
         trust: hello.trust,
         ..member.clone()
     };
-    if matches!(member.membership, Membership::Suspended(Suspension::Evidence { .. })) {
+    if member.lacks_evidence() {
         return wanting(state, member, next, proven, now);
     }
     let before = member.statements();
@@ -243,6 +246,7 @@ fn joining(
         joined_at: now,
         revision: state.revision,
         membership: Membership::Active,
+        demanded_at: None,
     };
     grant_to(state, node, &statements, Some(entrance), now)
 }

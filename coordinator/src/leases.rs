@@ -25,6 +25,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// How old the pulse may be for a session to vouch: less than the shortest lease.
 const PULSE: Duration = Duration::from_millis(500);
 
+/// How long a node may take to show new evidence: a TPM is slow, and several ask it at once.
+pub(crate) const EVIDENCE: Duration = Duration::from_secs(60);
+
 /// How often the age of evidence is looked at, in ticks.
 const LOOK_AT_EVIDENCE: u64 = 100;
 
@@ -82,6 +85,7 @@ impl Leases {
             let state = mesh.state();
             self.lock().wake();
             let mut lapsed = self.lapsed(&state);
+            lapsed.extend(ignoring(&state, now()));
             if count.is_multiple_of(LOOK_AT_EVIDENCE) {
                 lapsed.extend(too_old(&state, now()));
                 if let Err(error) = mesh.store_suspensions().await {
@@ -134,6 +138,20 @@ impl Heard {
             self.awake = Instant::now();
         }
     }
+}
+
+/// Those of whom new evidence was demanded, who have shown none in the time for it. The time runs from the demand, wherever the node is:
+/// one that goes away, or a coordinator that starts again, must not begin it anew.
+fn ignoring(state: &MeshState, now: UnixTime) -> Vec<(NodeId, Suspension)> {
+    let ignores = |node: &&Arc<NodeRecord>| {
+        // Either way: a clock that was set back must not lengthen it without end.
+        let late = |at: UnixTime| now.saturating_since(at).max(at.saturating_since(now)) > EVIDENCE;
+        node.demanded_at.is_some_and(late)
+    };
+    let why = || Suspension::Evidence {
+        why: format!("it was asked for new evidence, and has shown none for {} s", EVIDENCE.as_secs()),
+    };
+    state.members().filter(ignores).map(|node| (node.id, why())).collect()
 }
 
 fn too_old(state: &MeshState, now: UnixTime) -> Vec<(NodeId, Suspension)> {

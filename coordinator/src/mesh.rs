@@ -146,16 +146,22 @@ impl Mesh {
         self.call(move |owner| owner.set_endpoints(id, endpoints)).await?
     }
 
-    /// Takes the evidence that a member shows, for a key that may be new.
+    /// Takes the evidence that a member shows, for a key that may be new, as the answer to the demand that there was when it was asked.
     pub(crate) async fn renew(
         &self,
         id: NodeId,
         key: WireGuardKey,
         statements: Vec<Statement>,
+        answers: Option<UnixTime>,
         now: UnixTime,
     ) -> Result<Arc<NodeRecord>, Refused> {
-        let renewed = self.call(move |owner| owner.renew(id, key, &statements, now)).await;
+        let renewed = self.call(move |owner| owner.renew(id, key, &statements, answers, now)).await;
         renewed.unwrap_or_else(|stopping| Err(stopping.into()))
+    }
+
+    /// Demands new evidence of a node. Until it has shown some, no session and no restart makes that undone.
+    pub(crate) async fn demand(&self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
+        self.call(move |owner| owner.demand(id, now)).await?
     }
 
     /// Cuts a node off until it is [resumed](Self::resume) or shows new evidence. Nothing happens to one that is cut off already.
@@ -300,6 +306,7 @@ impl Owner {
         id: NodeId,
         key: WireGuardKey,
         statements: &[Statement],
+        answers: Option<UnixTime>,
         now: UnixTime,
     ) -> Result<Arc<NodeRecord>, Refused> {
         let state = self.state()?;
@@ -309,7 +316,7 @@ impl Owner {
             return Err(Refused::FormerKey);
         }
         let shown = self.unshown(statements)?;
-        self.follow(&state, admission::renew(&state, member, key, statements, now)?, &shown, now)
+        self.follow(&state, admission::renew(&state, member, key, statements, answers, now)?, &shown, now)
     }
 
     /// The ids of the service-account tokens in new evidence, none of which was shown before.
@@ -374,6 +381,18 @@ impl Owner {
             self.settle(state, node, written)
         } else {
             self.update(state, node, Some(entry))
+        }
+    }
+
+    fn demand(&mut self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
+        let state = self.state()?;
+        match state.nodes.get(&id) {
+            // One that has to show new evidence anyway needs no demand; an earlier demand stands.
+            Some(node) if !node.lacks_evidence() && !node.is_revoked() && node.demanded_at.is_none() => {
+                let next = NodeRecord { demanded_at: Some(now), ..NodeRecord::clone(node) };
+                self.update(&state, next, None).map(drop)
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -498,6 +517,7 @@ impl Owner {
                 let entry = Entry { at: now, decision };
                 let next = NodeRecord {
                     membership: Membership::Revoked(Revocation { at: now, reason }),
+                    demanded_at: None,
                     revision: state.revision.next(),
                     logged: LoggedEntry {
                         position: self.store.next_position(),
@@ -623,8 +643,10 @@ impl Owner {
 
 /// A node as it is from the next revision on: not accepted for now.
 fn suspended(state: &MeshState, node: &NodeRecord, why: Suspension) -> NodeRecord {
+    // Whoever lacks evidence is asked for it until it shows some: no demand has to say so again.
+    let demanded_at = node.demanded_at.filter(|_| why == Suspension::Silent);
     let membership = Membership::Suspended(why);
-    NodeRecord { membership, revision: state.revision.next(), ..node.clone() }
+    NodeRecord { membership, demanded_at, revision: state.revision.next(), ..node.clone() }
 }
 
 #[cfg(test)]

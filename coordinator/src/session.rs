@@ -10,7 +10,7 @@ use carrick_attest::{
     Bytes, Kind, Subject,
     tpm::{Activation, Keys},
 };
-use carrick_types::{ChallengeKey, MeshId, NodeId, Revision, WireGuardSecret};
+use carrick_types::{ChallengeKey, MeshId, NodeId, Revision, UnixTime, WireGuardSecret};
 use carrick_wire::{
     hello::{Head, Heartbeat, Hello, Proof, Request},
     session::{
@@ -31,12 +31,13 @@ use crate::{
     admission::{self, ProvenHello},
     app::{App, now},
     connection::Connection,
+    leases::EVIDENCE,
     mesh::Mesh,
     netmap,
     presence::Place,
     rate::Rate,
     refusal::Refused,
-    state::{Membership, MeshState, NodeRecord, Suspension},
+    state::{MeshState, NodeRecord, Suspension},
 };
 
 /// How long a node may take to answer the challenge.
@@ -46,8 +47,6 @@ const WRITE: Duration = Duration::from_secs(10);
 /// How long a session may wait for somebody to look after leases.
 const VOUCH: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(5);
-/// How long a node may take to show new evidence: a TPM is slow, and several ask it at once.
-const EVIDENCE: Duration = Duration::from_secs(60);
 /// How long a node may say nothing, not even answer a ping.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long the last message may take to be read by the other end.
@@ -121,6 +120,8 @@ struct Known {
 struct Asked {
     request: Request,
     secret: WireGuardSecret,
+    /// The demand that it passes on, where there was one.
+    demand: Option<UnixTime>,
     until: Instant,
 }
 
@@ -190,7 +191,7 @@ impl Session {
                     changed.map_err(|_| End::Stopping)?;
                     self.tell_changes(&mut states, member.id).await?;
                 }
-                () = member.place.wanted.notified() => self.ask().await?,
+                () = member.place.wanted.notified() => self.ask(member.id).await?,
                 message = self.socket.next() => {
                     if !member.rates.messages.allows(Instant::now()) {
                         return Err(Refused::Protocol("too many messages").into());
@@ -403,7 +404,7 @@ impl Session {
                 if !member.rates.proofs.allows(Instant::now()) {
                     return Err(Refused::Protocol("a node asks to be asked too often").into());
                 }
-                self.ask().await
+                self.ask(member.id).await
             }
             ToCoordinator::Attested(proof) => self.renew(&proof, member.id).await,
             ToCoordinator::Prove { old, new } => {
@@ -451,18 +452,19 @@ impl Session {
     }
 
     /// Asks the node to show what it is, unless it was asked already.
-    async fn ask(&mut self) -> Result<(), End> {
+    async fn ask(&mut self, id: NodeId) -> Result<(), End> {
         if self.asked.as_ref().is_some_and(|asked| asked.is_open(Instant::now())) {
             return Ok(());
         }
         let state = self.app.mesh.state();
+        let demand = check_member(&state, id)?.demanded_at;
         // Under a bundle that the node does not have yet it cannot check the log; it is told the bundle next, and asked then.
         let Some(known) = self.known.filter(|_| self.bundle == state.policy().version) else { return Ok(()) };
         let (request, secret) = request(state.mesh, state.log.head)?;
         let log = netmap::log_news(&state, known.log);
         self.send(&ToNode::Attest(Demand { request: request.clone(), log })).await?;
         self.known = Some(Known { log: Some(state.log.head), ..known });
-        self.asked = Some(Asked { request, secret, until: Instant::now() + EVIDENCE });
+        self.asked = Some(Asked { request, secret, demand, until: Instant::now() + EVIDENCE });
         self.activation = None;
         Ok(())
     }
@@ -472,8 +474,7 @@ impl Session {
         let node = check_member(&state, id)?;
         let after = state.policy_of(node).reattest_after();
         let due = node.evidence_since().is_some_and(|since| now().saturating_since(since) >= after);
-        let wanting = matches!(&node.membership, Membership::Suspended(Suspension::Evidence { .. }));
-        if due || wanting { self.ask().await } else { Ok(()) }
+        if due || node.lacks_evidence() || node.demanded_at.is_some() { self.ask(id).await } else { Ok(()) }
     }
 
     /// New evidence: a new grant, or none any more.
@@ -481,7 +482,7 @@ impl Session {
         let asked = self.asked.take().ok_or(Refused::Protocol("evidence that nobody asked for"))?;
         // It says what the node was when it was asked. Whoever holds it back may be something else by now.
         if !asked.is_open(Instant::now()) {
-            return self.ask().await;
+            return self.ask(id).await;
         }
         let state = self.app.mesh.state();
         let node = check_member(&state, id)?;
@@ -490,11 +491,12 @@ impl Session {
         let verified = proof.verify(&subject, &asked.request, &asked.secret, exporter, now());
         let statements = verified.map_err(Refused::from)?;
         let renewed = match activation::confirm(self.activation.take(), &subject, &statements) {
-            Ok(()) => self.app.mesh.renew(id, proof.wireguard_key, statements, now()).await,
+            Ok(()) => self.app.mesh.renew(id, proof.wireguard_key, statements, asked.demand, now()).await,
             Err(refused) => Err(refused),
         };
         match renewed {
-            Ok(_) => Ok(()),
+            // A demand that came after the request is not answered yet.
+            Ok(_) => self.ask_where_due(id).await,
             Err(refused) => {
                 let shown = refused.shown(Some(id), &node.name, &node.cluster, now());
                 let suspended = if let Refused::Evidence(rejection) = &refused {
@@ -678,7 +680,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn evidence_that_is_held_back_is_too_late() {
         let (request, secret) = request(MeshId::from_bytes([1; 16]), HEAD).unwrap();
-        let asked = Asked { request, secret, until: Instant::now() + EVIDENCE };
+        let asked = Asked { request, secret, demand: None, until: Instant::now() + EVIDENCE };
         assert!(asked.is_open(Instant::now()));
         tokio::time::advance(EVIDENCE).await;
         assert!(!asked.is_open(Instant::now()));

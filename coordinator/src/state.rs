@@ -89,6 +89,8 @@ pub(crate) struct NodeRecord {
     /// The last revision in which a netmap showed a change of this node.
     pub(crate) revision: Revision,
     pub(crate) membership: Membership,
+    /// When somebody demanded new evidence, which it has not shown since.
+    pub(crate) demanded_at: Option<UnixTime>,
 }
 
 /// Whether peers accept a node.
@@ -134,6 +136,11 @@ impl NodeRecord {
 
     pub(crate) const fn is_revoked(&self) -> bool {
         matches!(self.membership, Membership::Revoked(_))
+    }
+
+    /// Whether it is suspended until it shows new evidence.
+    pub(crate) const fn lacks_evidence(&self) -> bool {
+        matches!(self.membership, Membership::Suspended(Suspension::Evidence { .. }))
     }
 
     /// What it showed for its grant.
@@ -347,6 +354,7 @@ pub(crate) mod tests {
             joined_at: UnixTime::from_millis(0),
             revision: Revision(revision),
             membership: Membership::Active,
+            demanded_at: None,
         }
     }
 

@@ -290,6 +290,31 @@ async fn a_stop_says_goodbye_to_every_session_and_a_start_knows_everybody() {
     coordinator.stop().await;
 }
 
+#[tokio::test]
+async fn a_demand_for_evidence_finds_its_node_in_a_new_session_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let token = coordinator.token("east", 1).await;
+    let a = coordinator.join(&Node::new(1, "a"), Some(&token)).await.unwrap();
+    drop(a);
+    eventually("the node is away", || async {
+        !coordinator.get::<Vec<ApiNode>>("/v1/nodes").await[0].online
+    })
+    .await;
+    let answer = coordinator.ask("POST", "/v1/nodes/a/attest", None).await;
+    assert_eq!(answer.status, 409);
+    let detail = answer.problem().detail;
+    assert!(detail.contains("is suspended unless it shows new evidence within 60 s"), "{detail}");
+
+    asked(&mut coordinator.join(&Node::new(1, "a"), None).await.unwrap()).await;
+    // It went away without an answer. Neither did it answer before the coordinator ended.
+    asked(&mut coordinator.join(&Node::new(1, "a"), None).await.unwrap()).await;
+    coordinator.stop().await;
+    let coordinator = start(dir.path()).await;
+    asked(&mut coordinator.join(&Node::new(1, "a"), None).await.unwrap()).await;
+    coordinator.stop().await;
+}
+
 async fn expect(
     coordinator: &Running,
     node: &Node,
@@ -303,6 +328,11 @@ async fn expect(
     };
     assert_eq!(refusal.code, code, "{refusal}");
     assert!(refusal.detail.contains(why), "{refusal}");
+}
+
+/// Waits until a member is asked for evidence.
+async fn asked(member: &mut Member) {
+    while !matches!(member.session.next().await.expect("a request for evidence"), ToNode::Attest(_)) {}
 }
 
 /// A session of a member, up to its welcome.

@@ -19,7 +19,7 @@ use utoipa::IntoParams;
 use super::{ApiError, body::OptionalJson};
 use crate::{
     app::{App, now},
-    leases::Leases,
+    leases::{EVIDENCE, Leases},
     refusal::evidence,
     state::{Membership, MeshState, NodeRecord, Suspension},
 };
@@ -35,8 +35,8 @@ pub(super) struct Newest {
 
 const MAX_REASON: usize = 500;
 
-/// How long a node may take to show new evidence when somebody waits.
-const EVIDENCE: Duration = Duration::from_secs(20);
+/// How long somebody who demands evidence waits for it. The node may take longer.
+const WAIT: Duration = Duration::from_secs(20);
 
 /// Every node that ever joined, by cluster and name.
 #[utoipa::path(get, path = "/v1/nodes", responses(
@@ -103,7 +103,7 @@ pub(super) async fn refusals(
     Ok(Json(refusals))
 }
 
-/// Asks a node for new evidence, and waits for the appraisal.
+/// Demands new evidence of a node, and waits for the appraisal. A node that shows none within a minute is suspended.
 #[utoipa::path(post, path = "/v1/nodes/{node}/attest",
     params(("node" = String, Path, description = "The node's id, or its name")),
     responses(
@@ -111,7 +111,7 @@ pub(super) async fn refusals(
         (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The credential may only read", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such node", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The node is not online, shows nothing in time, or its evidence is refused", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The node is not online, shows nothing in time, after which it is suspended, or its evidence is refused", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn attest(
     State(app): State<Arc<App>>,
@@ -127,9 +127,15 @@ pub(super) async fn attest(
             before.name
         )));
     }
+    app.mesh.demand(before.id, now()).await?;
+    let otherwise = if before.lacks_evidence() {
+        "it stays suspended until it shows new evidence".to_owned()
+    } else {
+        format!("it is suspended unless it shows new evidence within {} s", EVIDENCE.as_secs())
+    };
     if !app.presence.want_evidence(before.id) {
         return Err(refused(format!(
-            "node {} is not online: start its agent, or look at its log",
+            "node {} is not online, and {otherwise}: start its agent, or look at its log",
             before.name
         )));
     }
@@ -140,7 +146,8 @@ pub(super) async fn attest(
                     changed.ok()?;
                     let state = states.borrow_and_update().clone();
                     let node = state.nodes.get(&before.id)?;
-                    if node.logged != before.logged || node.membership != before.membership {
+                    let answered = node.logged != before.logged && node.demanded_at.is_none();
+                    if answered || node.is_revoked() || node.lacks_evidence() != before.lacks_evidence() {
                         return Some(Ok((state.clone(), node.clone())));
                     }
                 }
@@ -155,11 +162,16 @@ pub(super) async fn attest(
             }
         }
     };
-    let (state, node) = match timeout(EVIDENCE, answered).await {
+    let (state, node) = match timeout(WAIT, answered).await {
         Ok(Some(Ok(answer))) => answer,
         Ok(Some(Err(refusal))) => return Err(refused(refusal.detail.clone())),
         Ok(None) => return Err(ApiError::busy("the coordinator is stopping: try again later")),
-        Err(_) => return Err(refused(format!("node {} shows nothing: look at its log", before.name))),
+        Err(_) => {
+            return Err(refused(format!(
+                "node {} shows nothing yet, and {otherwise}: look at its log",
+                before.name
+            )));
+        }
     };
     match &node.membership {
         Membership::Active => Ok(Json(in_detail(&app, &state, &node))),

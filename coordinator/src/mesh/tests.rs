@@ -1,5 +1,6 @@
 //! The owner of the mesh, asked as sessions and operators ask it.
 
+mod demands;
 mod history;
 mod suspensions;
 
@@ -114,7 +115,9 @@ async fn every_decision_is_in_the_log_and_the_log_can_be_audited() {
     mesh.suspend(node.id, Suspension::Silent, NOW).await.unwrap();
     mesh.suspend(node.id, Suspension::Silent, NOW).await.unwrap();
     mesh.resume(node.id, NOW).await.unwrap();
-    mesh.renew(node.id, key(77).public(), proven(1, 77, ("a", &["10.2.0.0/24"]), 9), NOW).await.unwrap();
+    mesh.renew(node.id, key(77).public(), proven(1, 77, ("a", &["10.2.0.0/24"]), 9), None, NOW)
+        .await
+        .unwrap();
     mesh.publish(signed(&Bundle { version: 2, ..bundle() }), NOW).await.unwrap();
     mesh.revoke(node.id, None, NOW).await.unwrap();
     mesh.revoke(node.id, None, NOW).await.unwrap();
@@ -156,7 +159,8 @@ async fn a_name_or_a_prefix_that_the_node_did_not_sign_for_is_not_granted() {
     let (mesh, _ended) = mesh(dir.path(), 9).await;
     let node = mesh.join(hello(1, "a", &["10.1.0.0/24"]), NOW).await.unwrap();
     for (asked, why) in [(("a", &[] as &[&str]), "other prefixes"), (("b", &["10.1.0.0/24"]), "called b")] {
-        let refused = mesh.renew(node.id, key(1).public(), proven(1, 1, asked, 9), NOW).await.unwrap_err();
+        let refused =
+            mesh.renew(node.id, key(1).public(), proven(1, 1, asked, 9), None, NOW).await.unwrap_err();
         assert!(refused.to_string().contains(why), "{refused}");
     }
     // What a hello says beside its proof is nothing that the node signed.
@@ -171,14 +175,16 @@ async fn a_new_key_replaces_the_old_one_for_ever() {
     let (mesh, _ended) = mesh(dir.path(), 9).await;
     let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
     let other = mesh.join(hello(2, "b", &[]), NOW).await.unwrap();
-    let renewed = mesh.renew(node.id, key(77).public(), proven(1, 77, ("a", &[]), 9), NOW).await.unwrap();
+    let renewed =
+        mesh.renew(node.id, key(77).public(), proven(1, 77, ("a", &[]), 9), None, NOW).await.unwrap();
     assert_eq!(renewed.wireguard_key, key(77).public());
     assert_eq!(refused(&mesh, hello(1, "a", &[])).await.0, RefusalCode::KeyTaken, "its old key");
     assert_eq!(refused(&mesh, hello_with(3, 1, "c", &[])).await.0, RefusalCode::KeyTaken, "nor another's");
     let stolen =
-        mesh.renew(node.id, other.wireguard_key, proven(1, 2, ("a", &[]), 10), NOW).await.unwrap_err();
+        mesh.renew(node.id, other.wireguard_key, proven(1, 2, ("a", &[]), 10), None, NOW).await.unwrap_err();
     assert_eq!(stolen.code(), RefusalCode::KeyTaken);
-    let forged = mesh.renew(node.id, key(78).public(), proven(2, 78, ("a", &[]), 11), NOW).await.unwrap_err();
+    let forged =
+        mesh.renew(node.id, key(78).public(), proven(2, 78, ("a", &[]), 11), None, NOW).await.unwrap_err();
     assert_eq!(forged.code(), RefusalCode::Evidence, "signed by somebody else");
     mesh.join(hello_with(1, 77, "a", &[]), NOW).await.unwrap();
 }

@@ -70,7 +70,8 @@ impl Store {
 pub(super) fn all(db: &Connection) -> rusqlite::Result<Vec<NodeRecord>> {
     db.prepare(
         "SELECT id, name, cluster, identity_key, wireguard_key, overlay_index, prefixes, endpoints, statements, version,
-                joined_at, revision, revoked_at, revoked_reason, suspended, grant_revision, trust, logged, entry, history
+                joined_at, revision, revoked_at, revoked_reason, suspended, grant_revision, trust, logged, entry, history,
+                demanded_at
          FROM nodes JOIN log ON logged = position",
     )?
     .query_map([], read)?
@@ -91,7 +92,8 @@ fn write(tx: &Connection, node: &NodeRecord) -> rusqlite::Result<()> {
     )?;
     let changed = tx.execute(
         "UPDATE nodes SET prefixes = ?2, endpoints = ?3, version = ?4, revision = ?5, revoked_at = ?6, revoked_reason = ?7,
-                          suspended = ?8, grant_revision = ?9, trust = ?10, logged = ?11, statements = ?12, wireguard_key = ?13, history = ?14
+                          suspended = ?8, grant_revision = ?9, trust = ?10, logged = ?11, statements = ?12, wireguard_key = ?13, history = ?14,
+                          demanded_at = ?15
          WHERE id = ?1",
         params![
             id,
@@ -108,6 +110,7 @@ fn write(tx: &Connection, node: &NodeRecord) -> rusqlite::Result<()> {
             json(node.statements.texts())?,
             node.wireguard_key.to_string(),
             json(node.history.texts())?,
+            node.demanded_at.map(millis),
         ],
     )?;
     if changed != 1 {
@@ -151,6 +154,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<NodeRecord> {
         trust: from_json(row, 16)?,
         logged: LoggedEntry { position: unsigned(row, 17)?, text: Arc::from(row.get::<_, String>(18)?) },
         membership,
+        demanded_at: row.get::<_, Option<i64>>(20)?.map(|_| time(row, 20)).transpose()?,
     })
 }
 

@@ -50,6 +50,7 @@ CREATE TABLE nodes (
     joined_at INTEGER NOT NULL,
     revision INTEGER NOT NULL,
     suspended TEXT,
+    demanded_at INTEGER,
     revoked_at INTEGER,
     revoked_reason TEXT
 ) STRICT;

@@ -41,20 +41,20 @@ async fn a_node_that_shows_another_kind_meanwhile_comes_back_with_its_own_tpm_on
     let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
     let mut tpms = [Forger::new([0; 32]), Forger::new([0; 32])];
     mesh.publish(either(2, &tpms), NOW).await.unwrap();
-    mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 1000, 101), NOW).await.unwrap();
+    mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 1000, 101), None, NOW).await.unwrap();
     for salt in [102, 103] {
-        mesh.renew(node.id, key(1).public(), proven(1, 1, ("a", &[]), salt), NOW).await.unwrap();
+        mesh.renew(node.id, key(1).public(), proven(1, 1, ("a", &[]), salt), None, NOW).await.unwrap();
     }
     drop(mesh);
     let _ = ended.await;
 
     let store = Store::open(&dir.path().join("carrick.db")).unwrap();
     let (mesh, _ended) = Mesh::start(store, signing_key(), ()).unwrap();
-    let other = mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[1], 2000, 104), NOW).await;
+    let other = mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[1], 2000, 104), None, NOW).await;
     assert!(other.unwrap_err().to_string().contains("same TPM"));
-    let earlier = mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 999, 105), NOW).await;
+    let earlier = mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 999, 105), None, NOW).await;
     assert!(earlier.unwrap_err().to_string().contains("clock goes on"));
-    mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 1001, 106), NOW).await.unwrap();
+    mesh.renew(node.id, key(1).public(), with_tpm(&mut tpms[0], 1001, 106), None, NOW).await.unwrap();
 }
 
 #[tokio::test]
