@@ -48,6 +48,12 @@ impl Remote {
         Ok(Api::new(url, read_credential(&credential)?))
     }
 
+    /// The directory of the credential: a coordinator's data directory, where it is one of this host.
+    pub(crate) fn credential_dir(&self) -> Option<PathBuf> {
+        let (_, credential) = self.clone().find().ok()?;
+        credential.parent().map(Path::to_owned)
+    }
+
     /// Whether the verbs of this user find this coordinator and this credential of their own accord.
     pub(crate) fn is_default(url: &CoordinatorUrl, credential: &Path) -> bool {
         let found = Self { coordinator: None, credential: None }.find();

@@ -2,12 +2,28 @@
 
 use std::{
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 
-use crate::operator_key::random;
+use crate::{operator_key::random, output};
+
+/// Writes to a file, or to stdout.
+pub(crate) fn write(path: Option<&Path>, text: &str) -> Result<()> {
+    match path.filter(|path| *path != "-") {
+        None => output::print(text),
+        Some(path) => {
+            let draft = beside(path)?;
+            let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
+            if written.is_err() {
+                let _ = fs::remove_file(&draft);
+            }
+            written.with_context(|| format!("cannot write {}", path.display()))
+        }
+    }
+}
 
 /// Where a file is written before it gets its name: in the same directory, and not there yet.
 pub(crate) fn beside(path: &Path) -> Result<PathBuf> {

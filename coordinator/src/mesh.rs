@@ -10,15 +10,12 @@ use std::{
     thread,
 };
 
-use carrick_attest::{
-    Bytes, Evidence, Grant, SignedBundle, Statement, kubernetes::JwtId, policy::BundleError,
-};
+use carrick_attest::{Evidence, Grant, SignedBundle, Statement, kubernetes::JwtId, policy::BundleError};
 use carrick_types::{CoordinatorSecret, NodeId, TokenId, UnixTime, WireGuardKey};
 use carrick_wire::{
     api::{LogPage, Refusal, Revocation, Token},
     log::{Decision, Entry},
 };
-use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -244,6 +241,11 @@ impl Mesh {
         .await?
     }
 
+    /// The policy bundle that was in force under a version.
+    pub(crate) async fn bundle_of_version(&self, version: u64) -> Result<Option<SignedBundle>, StoreError> {
+        self.call(move |owner| owner.store.bundle_of_version(version)).await?
+    }
+
     /// Whether the store can be written.
     pub(crate) async fn check(&self, now: UnixTime) -> Result<(), StoreError> {
         self.call(move |owner| owner.store.check(now)).await?
@@ -465,9 +467,8 @@ impl Owner {
         let state = self.state()?;
         let PublishedBundle { signed, trusted } = bundle::follow(&state, signed, self.key.public(), now)?;
         let found = trusted.get().version;
-        let sha256 = Bytes(Sha256::digest(signed.bundle.text()).into());
         let operator = trusted.operator();
-        let decision = Decision::BundlePublished { version: found, operator, sha256 };
+        let decision = Decision::bundle_published(found, &signed);
         let written = self.store.publish_bundle(found, &signed, &Entry { at: now, decision });
         self.noted(written)?;
         info!(version = found, %operator, "policy bundle in force");

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carrick_attest::{Bundle, Bytes, Signed, SignedBundle, policy::ClusterPolicy};
+use carrick_attest::{Bundle, Signed, SignedBundle, policy::ClusterPolicy};
 use carrick_types::{CaPin, Cidr, CoordinatorSecret, Credential, MeshId, OperatorSecret, Role, UnixTime};
 use carrick_wire::log::{Decision, Entry};
 use sha2::{Digest as _, Sha256};
@@ -141,9 +141,7 @@ impl DataDir {
             self.credential(&self.admin_credential(), Role::Admin, ca)?,
         ];
         profile();
-        let sha256 = Bytes(Sha256::digest(bundle.bundle.text()).into());
-        let decision = Decision::BundlePublished { version: 1, operator: bundle.operator, sha256 };
-        let entry = Entry { at: now, decision };
+        let entry = Entry { at: now, decision: Decision::bundle_published(1, &bundle) };
         Store::create(&self.database(), &Founding { mesh, overlay, credentials, bundle, entry })?;
         info!(%mesh, dir = %self.path.display(), "mesh made");
         Ok(())

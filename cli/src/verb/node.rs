@@ -13,6 +13,9 @@ use crate::{
     secret::{self, Given},
 };
 
+/// The state directory of a node that root runs.
+pub(super) const SYSTEM_STATE_DIR: &str = "/var/lib/carrick/node";
+
 /// Run a node of the mesh in the foreground
 ///
 /// A node that has joined before needs no token: it finds its keys in the state directory.
@@ -38,7 +41,7 @@ pub(crate) struct Node {
 #[derive(Debug, Args)]
 pub(crate) struct NodeOptions {
     /// The directory for its keys
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/carrick/node")]
+    #[arg(long, value_name = "DIR", default_value = SYSTEM_STATE_DIR)]
     pub(super) state_dir: PathBuf,
     /// Its name in the mesh [default: the host's]
     #[arg(long, value_name = "NAME")]

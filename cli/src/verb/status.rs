@@ -44,8 +44,7 @@ struct Summary {
 struct NodeCounts {
     online: usize,
     offline: usize,
-    pending: usize,
-    expired: usize,
+    suspended: usize,
     revoked: usize,
 }
 
@@ -62,8 +61,7 @@ impl Summary {
             *match node.state {
                 NodeState::Active if node.online => &mut nodes.online,
                 NodeState::Active => &mut nodes.offline,
-                NodeState::Pending => &mut nodes.pending,
-                NodeState::Expired => &mut nodes.expired,
+                NodeState::Suspended => &mut nodes.suspended,
                 NodeState::Revoked => &mut nodes.revoked,
             } += 1;
         }
@@ -83,8 +81,7 @@ impl Summary {
         let nodes = non_zero(&[
             (self.nodes.online, "online"),
             (self.nodes.offline, "offline"),
-            (self.nodes.pending, "pending"),
-            (self.nodes.expired, "expired"),
+            (self.nodes.suspended, "suspended"),
             (self.nodes.revoked, "revoked"),
         ]);
         let tunnels = non_zero(&[(self.tunnels.direct, "direct"), (self.tunnels.relay, "relayed")]);
@@ -129,7 +126,7 @@ mod tests {
 Coordinator  https://c.example:8443, reachable
 Mesh         mmmmmmmmmmmmmmmmmmmmmmmmme, revision 42
 Clusters     east (2 nodes), west (1 node)
-Nodes        2 online, 1 expired, 1 revoked
+Nodes        2 online, 1 suspended, 1 revoked
 Tunnels      1 direct, 1 relayed
 "
         );

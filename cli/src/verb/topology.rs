@@ -8,11 +8,14 @@ use std::{
 
 use anyhow::Result;
 use carrick_types::{NodeId, UnixTime};
-use carrick_wire::api::{self, Link, LinkPath, Node, NodeState};
+use carrick_wire::{
+    api::{self, Link, LinkPath, Node, NodeState},
+    hello::Trust,
+};
 use clap::{Args, ValueEnum};
 use comfy_table::Cell;
 
-use super::nodes::{nodes_table, trust_note};
+use super::nodes::nodes_text;
 use crate::{
     human::{bytes, relative, rtt},
     output::{Paint, Tone, print, print_json, state_cell, table},
@@ -70,7 +73,7 @@ pub(super) fn is_relayed(ends: &[&Link]) -> bool {
 
 /// A table of nodes and one of links.
 fn tables(topology: &api::Topology, now: UnixTime, paint: Paint) -> String {
-    let nodes = format!("{}{}", nodes_table(&topology.nodes, now, paint), trust_note(&topology.nodes));
+    let nodes = nodes_text(&topology.nodes, now, paint);
     if topology.links.is_empty() {
         return format!("{nodes}\nno tunnel is up: nodes make one when there is a packet for it\n");
     }
@@ -107,7 +110,8 @@ fn dot(topology: &api::Topology) -> String {
         let _ = writeln!(text, "  subgraph \"cluster_{0}\" {{\n    label=\"{0}\";", cluster.name);
         for node in members().filter(|node| node.cluster == cluster.name) {
             let style = if node.online { "" } else { ", style=\"rounded,dashed\"" };
-            let _ = writeln!(text, "    \"{}\" [label=\"{}\"{style}];", node.id, label(node));
+            let colour = if node.state == NodeState::Suspended { ", color=red, fontcolor=red" } else { "" };
+            let _ = writeln!(text, "    \"{}\" [label=\"{}\"{style}{colour}];", node.id, label(node));
         }
         text.push_str("  }\n");
     }
@@ -127,9 +131,12 @@ fn dot(topology: &api::Topology) -> String {
     text
 }
 
-/// The name, and the prefixes below it.
+/// The name, and below it the prefixes and what there is to know of the node.
 fn label(node: &Node) -> String {
-    node.prefixes.iter().fold(node.name.to_string(), |label, prefix| format!("{label}\\n{prefix}"))
+    let suspended = (node.state == NodeState::Suspended).then(|| "suspended".to_owned());
+    let blind = (node.trust == Trust::Coordinator).then(|| "trusts the coordinator".to_owned());
+    let lines = node.prefixes.iter().map(ToString::to_string).chain(suspended).chain(blind);
+    lines.fold(node.name.to_string(), |label, line| format!("{label}\\n{line}"))
 }
 
 #[cfg(test)]
@@ -160,19 +167,21 @@ east-1  east-2  relay   192.0.2.200:3478     17.3 ms  2m ago     0 B       0 B
     }
 
     #[test]
-    fn the_graph_has_an_edge_for_each_tunnel_and_no_revoked_node() {
+    fn the_graph_has_an_edge_for_each_tunnel_marks_who_is_suspended_or_blind_and_has_no_revoked_node() {
+        let mut topology = fixture::topology();
+        topology.nodes[3].trust = Trust::Coordinator;
         assert_eq!(
-            dot(&fixture::topology()),
+            dot(&topology),
             r#"graph carrick {
   node [shape=box, style=rounded];
   subgraph "cluster_east" {
     label="east";
     "aaaaaaaaaaaaaaaaaaaaaaaaai" [label="east-1\n10.1.0.0/24\nfd00:1::/64"];
-    "aaaaaaaaaaaaaaaaaaaaaaaaam" [label="east-2", style="rounded,dashed"];
+    "aaaaaaaaaaaaaaaaaaaaaaaaam" [label="east-2\nsuspended", style="rounded,dashed", color=red, fontcolor=red];
   }
   subgraph "cluster_west" {
     label="west";
-    "aaaaaaaaaaaaaaaaaaaaaaaaaq" [label="west-1\n10.2.0.0/24"];
+    "aaaaaaaaaaaaaaaaaaaaaaaaaq" [label="west-1\n10.2.0.0/24\ntrusts the coordinator"];
   }
   "aaaaaaaaaaaaaaaaaaaaaaaaai" -- "aaaaaaaaaaaaaaaaaaaaaaaaam" [label="17.3 ms", style=dashed];
   "aaaaaaaaaaaaaaaaaaaaaaaaai" -- "aaaaaaaaaaaaaaaaaaaaaaaaaq" [label="0.42 ms"];

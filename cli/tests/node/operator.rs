@@ -4,14 +4,15 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use carrick_lab::{in_lab, mesh::Mesh};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
+    bundle::write_draft,
     mesh::assert_reaches,
     support::{PATIENCE, carrick, traffic::Traffic},
 };
@@ -55,7 +56,10 @@ fn the_operators_key_leaves_the_coordinator_and_traffic_notices_nothing() {
         assert_reaches(&mesh.nodes[1], &mesh.nodes[3]);
         assert_reaches(&mesh.nodes[3], &mesh.nodes[0]);
         traffic.assert_unbroken();
-        mesh.json(&["log", "verify"]).unwrap();
+        // The key is on another host now, and nobody here knows whom to believe but by the coordinator's word.
+        let unknown = error(&mesh.operate(&["log", "verify"]).unwrap());
+        assert!(unknown.contains("give the operator's public key with --operator KEY"), "{unknown}");
+        mesh.json(&["log", "verify", "--operator", shown["operator"].as_str().unwrap()]).unwrap();
 
         // And so it is after a restart.
         mesh.coordinator.take().unwrap().terminate(PATIENCE).unwrap();
@@ -133,7 +137,30 @@ fn a_key_that_is_printed_once_signs_from_stdin_and_hands_over_to_another() {
         let retired = ["token", "create", "--cluster", "east", "--key-file", former.to_str().unwrap()];
         let retired = error(&mesh.operate(&retired).unwrap());
         assert!(retired.contains("give the file with that key"), "{retired}");
-        mesh.json(&["log", "verify"]).unwrap();
+        // What the former operators signed stays true once none of it holds any more.
+        let [draft, copy] = ["draft.json", "mesh.log"].map(|name| mesh.directory().join(name));
+        let [draft, copy] = [&draft, &copy].map(|path| path.to_str().unwrap());
+        write_draft(&mesh, draft, |draft| draft["former_operators"] = json!([]));
+        let push = [&["bundle", "push", "-f", draft, "--yes"], &refs(&next)[..]].concat();
+        succeeded(mesh.operate(&push).unwrap());
+        let operator = shown["operator"].as_str().unwrap();
+        let verified = mesh.json(&["log", "verify", "--operator", operator]).unwrap();
+        assert_eq!(verified["policy_version"], 4);
+
+        // And so it is on a host that has the copy, and neither a network nor a memory.
+        succeeded(mesh.operate(&["log", "export", "-o", copy]).unwrap());
+        let offline = |more: &[&str]| {
+            let mut command = Command::new(carrick());
+            command.env_clear().env("HOME", mesh.directory().join("elsewhere"));
+            command.args(["log", "verify", "--file", copy]).args(more).output().unwrap()
+        };
+        assert!(error(&offline(&[])).contains("--operator KEY"));
+        let said = succeeded(offline(&["--operator", operator]));
+        assert!(said.contains(&format!("operator {operator}")), "{said}");
+        let whole = fs::read_to_string(copy).unwrap();
+        fs::write(copy, whole.replacen("token-created", "token-create", 1)).unwrap();
+        assert_ne!(fs::read_to_string(copy).unwrap(), whole);
+        assert!(error(&offline(&["--operator", operator])).contains("the log was altered"));
         // Nobody's log has a secret in it.
         let log = mesh.coordinator.as_ref().unwrap().output();
         for secret in ["carrick_operator_1_", "carrick_join_1_", PASSPHRASE, old.as_str()] {

@@ -67,6 +67,8 @@ fn the_page_shows_the_evidence_of_each_node_every_claim_and_who_was_refused() {
             ] {
                 assert!(west.contains(shown), "{shown} is not in {west}");
             }
+            let drawn = "document.querySelector('#picture .node.suspended')?.getAttribute('class')";
+            assert_eq!(page.until(drawn).await, "node suspended", "who is suspended is in the picture");
             let refused = "[...document.querySelectorAll('#refusals tr')].map(row => row.innerText).find(text => text.includes('east-2'))";
             let refused = page.until(refused).await;
             assert!(refused.contains("the join token is used up"), "{refused}");

@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use carrick_attest::SignedBundle;
 use carrick_wire::{
     api::{LogCheckpoint, LogPage, LogProof, Problem},
     log::tree::{Hash, Tree},
@@ -84,6 +88,24 @@ pub(super) async fn entries(
         return Err(ApiError::bad_request(format!("limit is {limit}: give 1 to {MAX_PAGE}")));
     }
     Ok(Json(app.mesh.log_page(start, limit).await?))
+}
+
+/// A policy bundle that the log says came into force, as its operator signed it.
+#[utoipa::path(get, path = "/v1/log/bundles/{version}",
+    params(("version" = u64, Path, description = "Its version")),
+    responses(
+        (status = 200, description = "The bundle, its signer, and how that one came to be the operator", body = serde_json::Value),
+        (status = 400, description = "A bad request", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid credential", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There was none of this version", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn bundle(
+    State(app): State<Arc<App>>,
+    version: Result<Path<u64>, PathRejection>,
+) -> Result<Json<SignedBundle>, ApiError> {
+    let Path(version) = version.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let bundle = app.mesh.bundle_of_version(version).await?;
+    bundle.map(Json).ok_or_else(|| ApiError::not_found(format!("no policy bundle had version {version}")))
 }
 
 /// Proof that an entry is in the log.

@@ -286,7 +286,7 @@ fn shown(state: &MeshState, leases: &Leases, node: &NodeRecord, online: bool) ->
 const fn state_of(node: &NodeRecord) -> NodeState {
     match node.membership {
         Membership::Active => NodeState::Active,
-        Membership::Suspended(_) => NodeState::Expired,
+        Membership::Suspended(_) => NodeState::Suspended,
         Membership::Revoked(_) => NodeState::Revoked,
     }
 }

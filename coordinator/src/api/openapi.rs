@@ -41,6 +41,7 @@ pub(super) async fn document(State(app): State<Arc<App>>) -> Json<openapi::OpenA
         links::list,
         log::checkpoint,
         log::entries,
+        log::bundle,
         log::inclusion,
         log::consistency,
         tokens::list,

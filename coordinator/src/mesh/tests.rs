@@ -4,7 +4,7 @@ mod demands;
 mod history;
 mod suspensions;
 
-use carrick_attest::{Bundle, Kind, Subject};
+use carrick_attest::{Bundle, Bytes, Kind, Subject};
 use carrick_types::{
     ChallengeKey, Cidr, ClusterName, IdentitySecret, LeaseProfile, OperatorSecret, Revision, TokenSeed,
     WireGuardSecret,
@@ -12,7 +12,7 @@ use carrick_types::{
 use carrick_wire::{
     hello::{Have, Introduction, Proof, Request, Trust},
     log::{
-        Auditor, Origin, SignedCheckpoint,
+        Auditor, Bundles, Origin, SignedCheckpoint,
         tree::{Tree, leaf_hash},
     },
     session::RefusalCode,
@@ -126,7 +126,7 @@ async fn every_decision_is_in_the_log_and_the_log_can_be_audited() {
     mesh.revoke_token(TokenId::from_bytes([9; 10]), NOW).await.unwrap();
 
     let page = mesh.log_page(0, 100).await.unwrap();
-    let mut auditor = Auditor::new(mesh_id(), vec![operator().public()]);
+    let mut auditor = auditor(&mesh, [1, 2]).await;
     let mut tree = Tree::default();
     let mut kinds = Vec::new();
     for text in &page.entries {
@@ -151,6 +151,16 @@ async fn every_decision_is_in_the_log_and_the_log_can_be_audited() {
     let checkpoint: SignedCheckpoint = state.log.checkpoint.parse().unwrap();
     let checkpoint = checkpoint.verify(&Origin::of(state.policy()), &signing_key().public()).unwrap();
     assert_eq!((checkpoint.size, Some(checkpoint.head)), (10, tree.head(10)));
+}
+
+/// Somebody who believes the operator, and was handed these bundles.
+async fn auditor(mesh: &Mesh, versions: impl IntoIterator<Item = u64>) -> Auditor {
+    let mut bundles = Vec::new();
+    for version in versions {
+        bundles.extend(mesh.bundle_of_version(version).await.unwrap());
+    }
+    let pin = carrick_types::OperatorPin::of(&operator().public());
+    Auditor::new(mesh_id(), Bundles::open(&pin, &mesh_id(), bundles).unwrap())
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use carrick_attest::SignedBundle;
 use carrick_wire::{api::Refusal, log::Entry};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, StoreError, nodes::json};
 
@@ -16,6 +16,19 @@ impl Store {
             db.query_row("SELECT signed FROM bundles ORDER BY version DESC LIMIT 1", [], |row| row.get(0))
         })?;
         serde_json::from_str(&text).map_err(|error| self.corrupt(&format!("its policy bundle: {error}")))
+    }
+
+    /// The bundle that was in force under a version; `None` where none was.
+    pub(crate) fn bundle_of_version(&self, version: u64) -> Result<Option<SignedBundle>, StoreError> {
+        let text: Option<String> = self.run(|db| {
+            let version = i64::try_from(version).unwrap_or(i64::MAX);
+            db.query_row("SELECT signed FROM bundles WHERE version = ?1", [version], |row| row.get(0))
+                .optional()
+        })?;
+        let parse = |text: String| serde_json::from_str(&text);
+        text.map(parse)
+            .transpose()
+            .map_err(|error| self.corrupt(&format!("policy bundle {version}: {error}")))
     }
 
     /// Puts a bundle into force.

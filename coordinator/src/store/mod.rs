@@ -323,11 +323,7 @@ pub(crate) mod tests {
         let overlay = "100.64.0.0/10".parse().unwrap();
         let credentials = vec![CredentialRecord { role: Role::Admin, hash: [7; 32] }];
         let bundle = signed(&bundle());
-        let decision = carrick_wire::log::Decision::BundlePublished {
-            version: 1,
-            operator: bundle.operator,
-            sha256: Bytes([0; 32]),
-        };
+        let decision = carrick_wire::log::Decision::bundle_published(1, &bundle);
         let entry = Entry { at: UnixTime::from_millis(0), decision };
         Store::create(&path, &Founding { mesh: mesh(), overlay, credentials, bundle, entry }).unwrap();
         path

@@ -44,11 +44,14 @@ function show(topology) {
   fill(byId("nodes"), topology.nodes.map(nodeRow), 10, "No node yet: `carrick token create --cluster NAME` makes a join token.");
   if (focused) document.querySelector(`button[data-node="${CSS.escape(focused)}"]`)?.focus();
   fill(byId("links"), topology.links.map((link) => linkRow(link, names)), 8, "No tunnel is up.");
-  draw(topology, active);
+  draw(topology);
 }
 
+// The state in the words of `carrick nodes`.
+const stateOf = (node) => (node.state === "active" && !node.online ? "offline" : node.state === "expired" ? "suspended" : node.state);
+
 function nodeRow(node) {
-  const state = node.state === "active" && !node.online ? "offline" : node.state === "expired" ? "suspended" : node.state;
+  const state = stateOf(node);
   const why = node.suspended ?? (node.revoked && node.revoked.reason);
   const each = (say) => node.evidence.map(say).join("\n");
   const row = cells([
@@ -210,9 +213,10 @@ function fill(body, rows, columns, otherwise) {
   body.replaceChildren(...rows);
 }
 
-// Clusters side by side, the nodes of each on a circle, and a line for each tunnel.
-function draw(topology, active) {
-  const clusters = topology.clusters.filter((cluster) => cluster.nodes > 0);
+// Clusters side by side, the members of each on a circle, and a line for each tunnel.
+function draw(topology) {
+  const members = topology.nodes.filter((node) => node.state !== "revoked");
+  const clusters = topology.clusters.filter((cluster) => members.some((node) => node.cluster === cluster.name));
   const size = 260;
   const width = Math.max(1, clusters.length) * size;
   const at = new Map();
@@ -221,7 +225,7 @@ function draw(topology, active) {
     const [x, y] = [i * size + size / 2, size / 2];
     shapes.push(shape("circle", { class: "cluster", cx: x, cy: y, r: size / 2 - 14 }));
     shapes.push(shape("text", { class: "title", x, y: y + 4 }, cluster.name));
-    const nodes = active.filter((node) => node.cluster === cluster.name);
+    const nodes = members.filter((node) => node.cluster === cluster.name);
     nodes.forEach((node, n) => {
       const turn = (2 * Math.PI * n) / nodes.length - Math.PI / 2;
       at.set(node.id, [x + Math.cos(turn) * size * 0.28, y + Math.sin(turn) * size * 0.28]);
@@ -234,9 +238,9 @@ function draw(topology, active) {
     const middle = [(from[0] + to[0]) / 2, (from[1] + to[1]) / 2 - Math.abs(to[0] - from[0]) * 0.12];
     shapes.push(shape("path", { class: `link ${link.path}`, d: `M${from} Q${middle} ${to}` }));
   }
-  for (const node of active) {
+  for (const node of members) {
     const [x, y] = at.get(node.id) ?? [0, 0];
-    shapes.push(shape("circle", { class: node.online ? "node" : "node offline", cx: x, cy: y, r: 8 }));
+    shapes.push(shape("circle", { class: `node ${stateOf(node)}`, cx: x, cy: y, r: 8 }));
     shapes.push(shape("text", { x, y: y + 24 }, node.name));
   }
   const picture = byId("picture");

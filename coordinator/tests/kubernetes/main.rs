@@ -289,7 +289,7 @@ async fn attests_again() {
     let refused = coordinator.ask("POST", "/v1/nodes/east-1/attest", None).await;
     assert_eq!(refused.status, 409);
     assert!(refused.problem().detail.contains("evidence kubernetes: subject is"), "{:?}", refused.body);
-    assert_eq!(scene.node("east-1").await.state, NodeState::Expired);
+    assert_eq!(scene.node("east-1").await.state, NodeState::Suspended);
     let id = scene.node("east-1").await.id;
     eventually("the refusal is noted", async || {
         let noted: Vec<Refusal> = coordinator.get("/v1/refusals").await;

@@ -87,10 +87,9 @@ pub struct Node {
 pub enum NodeState {
     /// Peers accept it.
     Active,
-    /// Not yet admitted.
-    Pending,
-    /// Its lease lapsed.
-    Expired,
+    /// Not for now: its lease lapsed, or its evidence is not enough.
+    #[serde(rename = "expired")]
+    Suspended,
     /// Cut off for good.
     Revoked,
 }

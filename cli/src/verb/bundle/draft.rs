@@ -1,15 +1,13 @@
 //! Bundles in files: drafts, and what an operator signed.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
     path::Path,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use carrick_attest::{Bundle, SignedBundle};
-
-use crate::{output, scratch};
 
 /// The longest file that is read: a bundle with the collateral of a vendor, as JSON in JSON.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -53,21 +51,6 @@ pub(super) fn to_text(draft: &Bundle) -> Result<String> {
     let mut text = serde_json::to_string_pretty(draft)?;
     text.push('\n');
     Ok(text)
-}
-
-/// Writes to a file, or to stdout.
-pub(super) fn write(path: Option<&Path>, text: &str) -> Result<()> {
-    match path.filter(|path| *path != "-") {
-        None => output::print(text),
-        Some(path) => {
-            let draft = scratch::beside(path)?;
-            let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
-            if written.is_err() {
-                let _ = fs::remove_file(&draft);
-            }
-            written.with_context(|| format!("cannot write {}", path.display()))
-        }
-    }
 }
 
 fn read_text(path: &Path) -> Result<String> {

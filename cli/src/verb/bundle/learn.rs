@@ -9,7 +9,7 @@ use carrick_wire::api::{NodeEvidence, NodeState};
 use clap::Args;
 
 use super::{InForce, change::changes, draft};
-use crate::{output::note, remote::Remote, runtime};
+use crate::{output::note, remote::Remote, runtime, scratch};
 
 /// Write the reference values that a node shows today into a draft
 ///
@@ -38,10 +38,10 @@ impl Learn {
         })?;
         match evidence.state {
             NodeState::Active => {}
-            NodeState::Expired => {
+            NodeState::Suspended => {
                 note(&format!("{} is suspended: this is what it showed before", evidence.name));
             }
-            NodeState::Pending | NodeState::Revoked => {
+            NodeState::Revoked => {
                 bail!("{} is revoked: learn from a node that you trust", evidence.name)
             }
         }
@@ -59,7 +59,7 @@ impl Learn {
         if let Err(why) = after.check() {
             note(&format!("the draft is not complete yet: {why}"));
         }
-        draft::write(self.draft.as_deref(), &draft::to_text(&after)?)
+        scratch::write(self.draft.as_deref(), &draft::to_text(&after)?)
     }
 }
 

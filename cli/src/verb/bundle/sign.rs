@@ -8,7 +8,7 @@ use carrick_types::OperatorSecret;
 use clap::Args;
 
 use super::draft;
-use crate::{operator_key::KeyArgs, output::note};
+use crate::{operator_key::KeyArgs, output::note, scratch};
 
 /// Sign a draft with the operator's key
 ///
@@ -34,7 +34,7 @@ impl Sign {
         signed.bundle.open(&secret.public()).with_context(|| self.file.display().to_string())?;
         let mut text = serde_json::to_string_pretty(&signed)?;
         text.push('\n');
-        draft::write(self.out.as_deref(), &text)?;
+        scratch::write(self.out.as_deref(), &text)?;
         note(&format!(
             "version {} signed by {}: `carrick bundle push` puts it into force",
             draft.version,

@@ -162,7 +162,7 @@ mod tests {
 Name       east-2
 Id         aaaaaaaaaaaaaaaaaaaaaaaaam
 Cluster    east
-State      expired
+State      suspended
 Suspended  cluster east takes tpm
 Lease      available
 Trust      checks the evidence of its peers itself

@@ -45,12 +45,17 @@ impl Nodes {
         if nodes.is_empty() {
             note("no node has joined yet: make a token with `carrick token create --cluster NAME`");
         }
-        self.output.print(&nodes, |nodes| nodes_table(nodes, now(), Paint::on_stdout()))
+        self.output.print(&nodes, |nodes| nodes_text(nodes, now(), Paint::on_stdout()))
     }
 }
 
+/// A table of nodes, and whom of them to look at.
+pub(super) fn nodes_text(nodes: &[Node], now: UnixTime, paint: Paint) -> String {
+    format!("{}{}", nodes_table(nodes, now, paint), trust_note(nodes))
+}
+
 /// One row for each node.
-pub(super) fn nodes_table(nodes: &[Node], now: UnixTime, paint: Paint) -> String {
+fn nodes_table(nodes: &[Node], now: UnixTime, paint: Paint) -> String {
     let header =
         ["NAME", "CLUSTER", "STATE", "EVIDENCE", "AGE", "DECISION", "LEASE", "PREFIXES", "ENDPOINTS"];
     let rows = nodes.iter().map(|node| {
@@ -71,7 +76,7 @@ pub(super) fn nodes_table(nodes: &[Node], now: UnixTime, paint: Paint) -> String
 }
 
 /// Which nodes take the coordinator's word for the evidence of their peers; empty where all look themselves.
-pub(super) fn trust_note(nodes: &[Node]) -> String {
+fn trust_note(nodes: &[Node]) -> String {
     let blind =
         nodes.iter().filter(|node| node.trust == Trust::Coordinator && node.state != NodeState::Revoked);
     let names: Vec<_> = blind.map(|node| node.name.as_str()).collect();
@@ -86,8 +91,7 @@ pub(super) fn state(node: &Node) -> (&'static str, Tone) {
     match node.state {
         NodeState::Active if node.online => ("online", Tone::Good),
         NodeState::Active => ("offline", Tone::Fair),
-        NodeState::Pending => ("pending", Tone::Fair),
-        NodeState::Expired => ("expired", Tone::Bad),
+        NodeState::Suspended => ("suspended", Tone::Bad),
         NodeState::Revoked => ("revoked", Tone::Bad),
     }
 }
@@ -147,11 +151,11 @@ mod tests {
         assert_eq!(
             text,
             "\
-NAME    CLUSTER  STATE    EVIDENCE    AGE  DECISION  LEASE   PREFIXES                 ENDPOINTS
-east-1  east     online   join-token  60m  accepted  in 28s  10.1.0.0/24,fd00:1::/64  192.0.2.1:51820 +1
-east-2  east     expired  join-token  5m   refused   -       -                        -
-east-0  east     revoked  -           -    -         -       10.1.9.0/24              192.0.2.9:51820
-west-1  west     online   -           -    -         -       10.2.0.0/24              [2001:db8::1]:51820
+NAME    CLUSTER  STATE      EVIDENCE    AGE  DECISION  LEASE   PREFIXES                 ENDPOINTS
+east-1  east     online     join-token  60m  accepted  in 28s  10.1.0.0/24,fd00:1::/64  192.0.2.1:51820 +1
+east-2  east     suspended  join-token  5m   refused   -       -                        -
+east-0  east     revoked    -           -    -         -       10.1.9.0/24              192.0.2.9:51820
+west-1  west     online     -           -    -         -       10.2.0.0/24              [2001:db8::1]:51820
 "
         );
         assert!(text.lines().all(|line| line.len() <= 120), "it is read at 120 columns");
@@ -164,7 +168,7 @@ west-1  west     online   -           -    -         -       10.2.0.0/24        
         nodes[1].trust = Trust::Coordinator;
         nodes[2].trust = Trust::Coordinator;
         assert!(
-            trust_note(&nodes).ends_with("of their peers: east-2\n"),
+            nodes_text(&nodes, fixture::NOW, Paint::Plain).ends_with("of their peers: east-2\n"),
             "a revoked node trusts nobody any more"
         );
     }

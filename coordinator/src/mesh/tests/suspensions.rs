@@ -155,7 +155,7 @@ async fn a_node_that_is_heard_while_its_suspension_waits_for_its_turn_is_not_kep
 
 /// The log says nothing that cannot have happened.
 async fn audit(mesh: &Mesh) {
-    let mut auditor = Auditor::new(mesh_id(), vec![operator().public()]);
+    let mut auditor = auditor(mesh, 1..=mesh.state().policy().version).await;
     for entry in mesh.log_page(0, 100).await.unwrap().entries {
         auditor.follow(&entry).unwrap();
     }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use carrick_attest::{Grant, Kind, StatementDigest, token::Capability};
+use carrick_attest::{Bytes, Grant, Kind, StatementDigest, token::Capability};
 use carrick_types::{Cidr, MeshId, NodeId, OperatorKey, TokenId, UnixTime, WireGuardKey};
 
-use super::{Decision, Entry};
+use super::{Bundles, Decision, Entry};
 
 /// Why a log cannot be true.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,12 @@ pub enum Breach {
     /// A bundle whose version did not rise.
     #[error("policy bundle {0} came after {1}")]
     BundleVersion(u64, u64),
+    /// A bundle that is not the one of this version.
+    #[error("policy bundle {0} is not the one that its operator signed under this version")]
+    OtherBundle(u64),
+    /// An operator who did not follow by the word of the one before, or was taken out before.
+    #[error("policy bundle {0} is signed by somebody who was no operator then")]
+    Usurped(u64),
     /// A grant under a bundle that was not in force.
     #[error("node {0} was granted a key under policy bundle {1}, which was not in force")]
     PolicyVersion(NodeId, u64),
@@ -72,9 +78,13 @@ pub enum Breach {
 #[derive(Debug)]
 pub struct Auditor {
     mesh: MeshId,
-    operators: Vec<OperatorKey>,
+    bundles: Bundles,
     position: u64,
     bundle: u64,
+    /// The one who signed the bundle in force, then the former ones that it names.
+    operators: Vec<OperatorKey>,
+    /// Whoever was among them at any time.
+    ever: BTreeSet<OperatorKey>,
     tokens: BTreeMap<TokenId, Token>,
     members: BTreeMap<NodeId, Member>,
     /// Every id that ever was a member's.
@@ -88,6 +98,7 @@ pub struct Auditor {
 #[derive(Debug)]
 struct Token {
     capability: Capability,
+    signer: OperatorKey,
     used: u32,
     revoked: bool,
 }
@@ -100,13 +111,15 @@ struct Member {
 }
 
 impl Auditor {
-    /// An auditor of the log of a mesh with these operators, of today and before.
-    pub const fn new(mesh: MeshId, operators: Vec<OperatorKey>) -> Self {
+    /// An auditor of the log of a mesh, in which these bundles came into force.
+    pub const fn new(mesh: MeshId, bundles: Bundles) -> Self {
         Self {
             mesh,
-            operators,
+            bundles,
             position: 0,
             bundle: 0,
+            operators: Vec::new(),
+            ever: BTreeSet::new(),
             tokens: BTreeMap::new(),
             members: BTreeMap::new(),
             ids: BTreeSet::new(),
@@ -134,16 +147,18 @@ impl Auditor {
 
     fn check(&mut self, entry: &Entry) -> Result<(), Breach> {
         match &entry.decision {
-            Decision::BundlePublished { version, .. } => {
-                let before = std::mem::replace(&mut self.bundle, *version);
-                if *version > before { Ok(()) } else { Err(Breach::BundleVersion(*version, before)) }
+            Decision::BundlePublished { version, operator, sha256 } => {
+                self.published(*version, *operator, *sha256)
             }
             Decision::TokenCreated { capability } => {
-                let opened = self.operators.iter().find_map(|operator| capability.open(operator).ok());
-                let capability =
-                    opened.filter(|capability| capability.mesh == self.mesh).ok_or(Breach::ForgedToken)?;
-                let id = capability.token;
-                match self.tokens.insert(id, Token { capability, used: 0, revoked: false }) {
+                let opened = self.operators.iter().find_map(|operator| {
+                    let capability = capability.open(operator).ok()?;
+                    Some(Token { capability, signer: *operator, used: 0, revoked: false })
+                });
+                let token =
+                    opened.filter(|token| token.capability.mesh == self.mesh).ok_or(Breach::ForgedToken)?;
+                let id = token.capability.token;
+                match self.tokens.insert(id, token) {
                     None => Ok(()),
                     Some(_) => Err(Breach::TokenTwice(id)),
                 }
@@ -160,6 +175,25 @@ impl Auditor {
                 self.members.remove(node).map(drop).ok_or(Breach::NotAMember(*node))
             }
         }
+    }
+
+    fn published(&mut self, version: u64, operator: OperatorKey, sha256: Bytes<32>) -> Result<(), Breach> {
+        let before = std::mem::replace(&mut self.bundle, version);
+        if version <= before {
+            return Err(Breach::BundleVersion(version, before));
+        }
+        let term = self.bundles.of_version(version);
+        let term = term
+            .filter(|term| term.sha256 == sha256 && term.operator() == operator)
+            .ok_or(Breach::OtherBundle(version))?;
+        // Who was taken out may have lost the key: no word of an operator's from before that brings it back.
+        let taken_out = self.ever.contains(&operator) && !self.operators.contains(&operator);
+        if self.operators.first().is_some_and(|last| taken_out || !term.follows(last, &self.mesh)) {
+            return Err(Breach::Usurped(version));
+        }
+        self.operators = term.operators();
+        self.ever.extend(&self.operators);
+        Ok(())
     }
 
     fn granted(&mut self, grant: &Grant, token: Option<TokenId>, at: UnixTime) -> Result<(), Breach> {
@@ -220,6 +254,9 @@ impl Auditor {
         if token.revoked {
             return bad("revoked");
         }
+        if !self.operators.contains(&token.signer) {
+            return bad("signed by an operator who was taken out");
+        }
         if at >= token.capability.expires_at {
             return bad("expired");
         }
@@ -246,12 +283,11 @@ impl Auditor {
 
 #[cfg(test)]
 mod tests {
-    use carrick_attest::{Bytes, Signed};
+    use carrick_attest::{Signed, SignedBundle};
     use carrick_types::{IdentitySecret, OperatorSecret, TokenSeed, WireGuardSecret};
 
     use super::*;
-
-    const MESH: MeshId = MeshId::from_bytes([1; 16]);
+    use crate::log::bundles::tests::{MESH, pin, signed};
 
     fn operator() -> OperatorSecret {
         OperatorSecret::from_bytes([2; 32])
@@ -266,7 +302,12 @@ mod tests {
     }
 
     fn bundle(version: u64) -> Decision {
-        Decision::BundlePublished { version, operator: operator().public(), sha256: Bytes([0; 32]) }
+        published(&signed(version, 2, &[], &[]))
+    }
+
+    fn published(signed: &SignedBundle) -> Decision {
+        let version = serde_json::from_str::<carrick_attest::Bundle>(signed.bundle.text()).unwrap().version;
+        Decision::bundle_published(version, signed)
     }
 
     fn created(uses: u32, by: &OperatorSecret) -> Decision {
@@ -320,8 +361,19 @@ mod tests {
 
     /// Follows decisions made at these times, after a first bundle.
     fn audit(log: impl IntoIterator<Item = (u64, Decision)>) -> Result<(), String> {
-        let mut auditor = Auditor::new(MESH, vec![operator().public()]);
-        for (at, decision) in std::iter::once((0, bundle(1))).chain(log) {
+        let bundles = vec![signed(1, 2, &[], &[]), signed(2, 2, &[], &[])];
+        audit_under(2, bundles, std::iter::once((0, bundle(1))).chain(log))
+    }
+
+    /// Follows decisions made at these times as somebody who believes this operator, and was handed these bundles.
+    fn audit_under(
+        believed: u8,
+        bundles: Vec<SignedBundle>,
+        log: impl IntoIterator<Item = (u64, Decision)>,
+    ) -> Result<(), String> {
+        let bundles = Bundles::open(&pin(believed), &MESH, bundles).map_err(|error| error.to_string())?;
+        let mut auditor = Auditor::new(MESH, bundles);
+        for (at, decision) in log {
             let entry = Entry { at: UnixTime::from_millis(at), decision };
             let followed = auditor.follow(&entry.to_text()).map_err(|error| error.to_string())?;
             assert_eq!(followed, entry, "an entry comes back from its text");
@@ -385,7 +437,60 @@ mod tests {
         assert!(refused(vec![(0, made(9)), (1, joined(1)), (2, replay)]).contains("used before"));
         let uncounted = vec![(0, made(1)), (1, joined(1)), (2, renewed(grant(2, 2)))];
         assert!(refused(uncounted).contains("not counted"), "a token that is shown as any other evidence");
-        let unreadable = Auditor::new(MESH, vec![]).follow("{}").unwrap_err();
+        let unreadable = Auditor::new(MESH, Bundles::default()).follow("{}").unwrap_err();
         assert_eq!(unreadable.breach, Breach::Unreadable);
+    }
+
+    /// Operator 3 followed 2, and took it out of the former operators by version 3.
+    fn taken_out() -> Vec<SignedBundle> {
+        vec![signed(1, 2, &[], &[]), signed(2, 3, &[2], &[(2, 3)]), signed(3, 3, &[], &[(2, 3)])]
+    }
+
+    /// The log in which these come into force, with something before the first, between each two, and after the last.
+    fn with(bundles: &[SignedBundle], between: [Vec<Decision>; 3]) -> Vec<(u64, Decision)> {
+        let pairs = bundles.iter().zip(between);
+        pairs.flat_map(|(bundle, then)| [vec![published(bundle)], then].concat()).map(|it| (1, it)).collect()
+    }
+
+    #[test]
+    fn what_an_operator_signed_before_it_was_taken_out_stays_true() {
+        let by_former = |id| {
+            let Decision::TokenCreated { capability } = made(9) else { unreachable!() };
+            let mut capability = capability.open(&operator().public()).unwrap();
+            capability.token = token(id);
+            Decision::TokenCreated { capability: Signed::seal(&capability, &operator()) }
+        };
+        let joined_2 =
+            Decision::Granted { grant: Grant { policy_version: 2, ..grant(2, 2) }, token: Some(token(2)) };
+        let log =
+            with(&taken_out(), [vec![made(9), joined(1)], vec![by_former(2), joined_2], vec![revoked(1)]]);
+        for believed in [2, 3] {
+            audit_under(believed, taken_out(), log.clone()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stolen_key_signs_nothing_once_it_is_taken_out() {
+        let refused = |bundles: Vec<SignedBundle>, log| audit_under(3, bundles, log).unwrap_err();
+        let late = with(&taken_out(), [vec![], vec![], vec![made(9)]]);
+        assert!(refused(taken_out(), late).contains("entry 3: a token was made that no operator"));
+        let kept =
+            Decision::Granted { grant: Grant { policy_version: 3, ..grant(1, 1) }, token: Some(token(1)) };
+        let used = with(&taken_out(), [vec![made(9)], vec![], vec![kept]]);
+        assert!(refused(taken_out(), used).contains("signed by an operator who was taken out"));
+        // Nor does it come back, by nobody's word or by one from before.
+        for steps in [&[(2, 3)][..], &[(3, 2)][..]] {
+            let back = signed(4, 2, &[3], steps);
+            let last = signed(5, 3, &[2], &[(2, 3)]);
+            let bundles = [taken_out(), vec![back.clone(), last]].concat();
+            let log = with(&taken_out(), [vec![], vec![], vec![published(&back)]]);
+            assert!(
+                refused(bundles, log).contains("entry 3: policy bundle 4 is signed by somebody"),
+                "{steps:?}"
+            );
+        }
+        let other = signed(3, 3, &[2], &[(2, 3)]);
+        let log = with(&[&taken_out()[..2], &[other][..]].concat(), [vec![], vec![], vec![]]);
+        assert!(refused(taken_out(), log).contains("policy bundle 3 is not the one"));
     }
 }

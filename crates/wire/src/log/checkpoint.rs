@@ -92,9 +92,9 @@ impl Checkpoint {
 }
 
 impl SignedCheckpoint {
-    /// The mesh whose log it claims to be of.
-    pub const fn mesh(&self) -> MeshId {
-        self.checkpoint.origin.mesh
+    /// The log that it claims to be of.
+    pub const fn origin(&self) -> Origin {
+        self.checkpoint.origin
     }
 
     /// The checkpoint, if it is of this log and this key signed it.

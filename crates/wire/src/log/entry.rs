@@ -1,8 +1,9 @@
 //! What is in the log.
 
-use carrick_attest::{Bytes, Grant, Signed, token::Capability};
+use carrick_attest::{Bytes, Grant, Signed, SignedBundle, token::Capability};
 use carrick_types::{NodeId, OperatorKey, TokenId, UnixTime};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::tree::{Hash, leaf_hash};
 
@@ -68,6 +69,14 @@ pub enum Decision {
         /// Why, as the operator said.
         reason: Option<String>,
     },
+}
+
+impl Decision {
+    /// A policy bundle of this version comes into force.
+    pub fn bundle_published(version: u64, signed: &SignedBundle) -> Self {
+        let sha256 = Bytes(Sha256::digest(signed.bundle.text()).into());
+        Self::BundlePublished { version, operator: signed.operator, sha256 }
+    }
 }
 
 impl Entry {

@@ -4,10 +4,12 @@
 //! decision is in it ([`tree::verify_inclusion`]). Start at [`Entry`].
 
 mod audit;
+mod bundles;
 mod checkpoint;
 mod entry;
 pub mod tree;
 
 pub use audit::{AuditError, Auditor, Breach};
+pub use bundles::{Bundles, BundlesError};
 pub use checkpoint::{Checkpoint, CheckpointError, Origin, SignedCheckpoint};
 pub use entry::{Decision, Entry, MAX_ENTRY};

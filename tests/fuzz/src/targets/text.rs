@@ -9,7 +9,7 @@ use carrick_types::{
 };
 use carrick_wire::{
     hello::Head,
-    log::{Auditor, Checkpoint, Decision, Entry, Origin, SignedCheckpoint},
+    log::{Auditor, Bundles, Checkpoint, Decision, Entry, Origin, SignedCheckpoint},
     session::{Proven, ToCoordinator, ToNode, VERSION, decode, encode},
 };
 
@@ -109,7 +109,8 @@ pub(super) fn entries() -> Vec<Vec<u8>> {
 pub(super) fn run_entry(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     let _ = Entry::from_text(text);
-    let _ = Auditor::new(MESH, vec![operator().public()]).follow(text);
+    let bundles = Bundles::open(&OperatorPin::of(&operator().public()), &MESH, vec![signed_bundle()]);
+    let _ = Auditor::new(MESH, bundles.expect("the operator signed it")).follow(text);
 }
 
 pub(super) fn bundles() -> Vec<Vec<u8>> {
