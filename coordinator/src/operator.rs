@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use carrick_attest::{Bundle, Signed, SignedBundle, policy::Succession, token::Capability};
+use carrick_attest::{
+    Bundle, Signed, SignedBundle,
+    policy::{LIFETIME, Succession},
+    token::Capability,
+};
 use carrick_types::{MeshId, OperatorKey, OperatorSecret, UnixTime};
 use tracing::{info, warn};
 
@@ -18,9 +22,6 @@ use crate::{
     mesh::{Mesh, PublishError},
     state::PublishedBundle,
 };
-
-/// How long a bundle holds that the coordinator signs itself.
-pub(crate) const BUNDLE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// When a bundle is signed again: so long before it expires.
 const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -100,7 +101,7 @@ impl HeldOperator {
         }
         let next = Bundle {
             version: bundle.version + 1,
-            expires_at: now.saturating_add(BUNDLE_LIFETIME),
+            expires_at: now.saturating_add(LIFETIME),
             ..bundle.clone()
         };
         match self.sign_bundle(&state.bundle, &next) {

@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carrick_attest::{Bundle, Signed, SignedBundle, policy::ClusterPolicy};
+use carrick_attest::{
+    Bundle, Signed, SignedBundle,
+    policy::{ClusterPolicy, LIFETIME},
+};
 use carrick_types::{CaPin, Cidr, CoordinatorSecret, Credential, MeshId, OperatorSecret, Role, UnixTime};
 use carrick_wire::log::{Decision, Entry};
 use sha2::{Digest as _, Sha256};
@@ -19,7 +22,7 @@ use tracing::{info, warn};
 use crate::{
     error::StartError,
     files::{self, failed},
-    operator::{BUNDLE_LIFETIME, HeldOperator},
+    operator::HeldOperator,
     state::Overlay,
     store::{CredentialRecord, Founding, Store},
     tls::{self, Authority, TlsError},
@@ -215,7 +218,7 @@ fn first_bundle(
     let bundle = Bundle {
         mesh,
         version: 1,
-        expires_at: now.saturating_add(BUNDLE_LIFETIME),
+        expires_at: now.saturating_add(LIFETIME),
         coordinator_key: signing_key.public(),
         former_operators: vec![],
         // Only where an operator asks for it.

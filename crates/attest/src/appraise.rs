@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use carrick_types::{OperatorKey, UnixTime};
 
 use crate::{
-    Appraisal, Evidence, Kind, Statement, Subject, Transcript, TrustedBundle, identity, kubernetes, nitro,
+    Appraisal, Evidence, Kind, Statement, Subject, Transcript, TrustedBundle,
+    hex::hex,
+    identity, kubernetes, nitro,
     policy::{Bundle, ClusterPolicy},
     sev_snp, tdx,
     token::{self, Capability},
@@ -215,11 +217,6 @@ fn no_section(kind: Kind) -> Appraisal {
     let mut appraisal = Appraisal::new(kind);
     appraisal.refuse("policy", "none", "a section of the policy bundle that says which evidence is good");
     appraisal
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

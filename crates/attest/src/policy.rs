@@ -8,13 +8,16 @@ use std::{
 use carrick_types::{ClusterName, CoordinatorKey, LeaseProfile, MeshId, OperatorKey, OperatorPin, UnixTime};
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Kind, Signable, Signed, kubernetes, nitro, sev_snp, tdx, tpm};
+use crate::{Bytes, Hex, Kind, Signable, Signed, kubernetes, nitro, sev_snp, tdx, tpm};
 
 /// The most former operators that a bundle names, and the most successions that lead to one.
 const MAX_OPERATORS: usize = 32;
 
 /// The highest version, and the highest whole number that every reader of JSON takes as it is written.
 const MAX_VERSION: u64 = (1 << 53) - 1;
+
+/// How long a bundle holds unless its operator says otherwise.
+pub const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What an operator accepts. Versions only rise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,9 +287,7 @@ impl ClusterPolicy {
         if let Some(kind) = self.accept.iter().flatten().find(|kind| !self.has_policy_for(**kind)) {
             return Err(format!("it accepts {kind}, and has no section that says which"));
         }
-        let hex =
-            |text: &String| text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-        match self.runtime_digests.iter().find(|text| !hex(text)) {
+        match self.runtime_digests.iter().find(|text| text.parse::<Hex<32>>().is_err()) {
             Some(text) => Err(format!("{text:?} is no SHA-256 in lower-case hexadecimal")),
             None => self.check_sections(),
         }

@@ -14,7 +14,7 @@ use crate::text::string_schema;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseKeyError {
     /// Not the base64 of the right number of bytes.
-    #[error("a {0} is {1} bytes in base64")]
+    #[error("this is no {0}: it takes {1} bytes in base64")]
     Encoding(&'static str, usize),
     /// The bytes are no usable point: anyone could sign for it, or agree on zero with it.
     #[error("this {0} is a weak point of its curve")]

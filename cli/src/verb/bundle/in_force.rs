@@ -1,12 +1,10 @@
 //! The bundle that is in force.
 
 use anyhow::{Context as _, Result};
-use carrick_attest::Bundle;
+use carrick_attest::{Bundle, policy::LIFETIME};
 use carrick_client::Api;
 use carrick_types::{OperatorKey, OperatorPin, UnixTime};
 use carrick_wire::api::AppraisalPolicy;
-
-use super::LIFETIME;
 
 /// The bundle in force, as the coordinator shows it and as its operator signed it.
 #[derive(Debug, Clone)]

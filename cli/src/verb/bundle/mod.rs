@@ -9,16 +9,11 @@ mod publish;
 mod show;
 mod sign;
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
 pub(crate) use self::in_force::InForce;
 pub(super) use self::publish::{Signer, confirm};
-
-/// How long a bundle holds unless its operator says otherwise.
-pub(super) const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Show, edit, sign and push the operator's policy bundle: which evidence admits to which cluster
 #[derive(Debug, Args)]

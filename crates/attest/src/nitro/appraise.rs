@@ -5,7 +5,7 @@ use carrick_types::UnixTime;
 use super::{CoseSign1, Document, DocumentError, ES384, Evidence, Policy};
 use crate::{
     Appraisal, Hex, Kind, MAX_SKEW, Transcript,
-    appraise::hex,
+    hex::hex,
     x509::{Algorithm, Certificate, Hash, PublicKey, X509Error},
 };
 

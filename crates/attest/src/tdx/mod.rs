@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Appraisal, Blob, Kind, Transcript,
-    appraise::hex,
+    hex::hex,
     x509::{Certificate, X509Error},
 };
 

@@ -14,7 +14,7 @@ use ring::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Collateral, Policy, chain::write_pem};
-use crate::appraise::hex;
+use crate::hex::hex;
 
 /// What the platform is, and what is said of it. Every field may be bent before [`Platform::new`].
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Evidence, MAX_CERTIFICATE, MAX_INTERMEDIATES, Policy, Public, Quote, Signature};
 use crate::{
     Appraisal, Blob, Kind, Transcript,
-    appraise::hex,
+    hex::hex,
     x509::{Certificate, X509Error},
 };
 

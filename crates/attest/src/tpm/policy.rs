@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Evidence, PCRS, Quote};
-use crate::{appraise::hex, x509::Certificate};
+use crate::{Hex, hex::hex, x509::Certificate};
 
 /// What an operator accepts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +53,7 @@ impl Policy {
             return Err(format!("PCR {register} has no value that is good"));
         }
         let texts = self.endorsement_keys.iter().chain(&self.attestation_keys);
-        let digest =
-            |text: &String| text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-        match texts.chain(self.pcrs.values().flatten()).find(|text| !digest(text)) {
+        match texts.chain(self.pcrs.values().flatten()).find(|text| text.parse::<Hex<32>>().is_err()) {
             Some(text) => Err(format!("{text:?} is no SHA-256 in lower-case hexadecimal")),
             None => Ok(()),
         }

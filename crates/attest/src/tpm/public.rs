@@ -9,7 +9,7 @@ use super::{
     read::Reader,
     signature::{ALG_ECDSA, ALG_RSAPSS, ALG_RSASSA, Scheme},
 };
-use crate::{appraise::hex, x509::PublicKey};
+use crate::{hex::hex, x509::PublicKey};
 
 pub(super) const ALG_RSA: u16 = 0x0001;
 pub(super) const ALG_SHA256: u16 = 0x000b;
