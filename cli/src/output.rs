@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, error::ErrorKind};
 use comfy_table::{Cell, Color, Table, presets};
 use serde::Serialize;
 
@@ -106,18 +106,43 @@ pub(crate) fn report(error: &anyhow::Error) {
     note(&format!("carrick: error: {}", one_line(error)));
 }
 
-/// Prints help, or what is wrong with the arguments: as clap does, unless they hold a secret, which is nobody's to read again.
+/// Prints help where it is asked for, or says in one line what is wrong with the arguments. A secret among them is nobody's to read
+/// again.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     if SECRETS.iter().any(|prefix| text.contains(prefix)) {
         note(
             "carrick: error: a token, key or credential stands where none is expected: see `carrick --help`",
         );
-    } else {
+    } else if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
         // There is nowhere to report that stdout or stderr is closed.
         let _ = error.print();
+    } else {
+        note(&format!("carrick: error: {}", usage_line(&text)));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// What clap says in paragraphs, in one line: what is wrong, its tips, and whose help to read.
+fn usage_line(text: &str) -> String {
+    let (mut parts, mut verb) = (Vec::new(), "carrick".to_owned());
+    for paragraph in text.split("\n\n") {
+        if let Some(usage) = paragraph.trim_start().strip_prefix("Usage:") {
+            let is_verb = |word: &&str| {
+                word.bytes().all(|c| c.is_ascii_lowercase() || c == b'-') && !word.starts_with('-')
+            };
+            verb = usage.split_whitespace().take_while(is_verb).collect::<Vec<_>>().join(" ");
+        } else if !paragraph.trim_start().starts_with("For more information") {
+            let words: Vec<&str> = paragraph.split_whitespace().collect();
+            parts.push(printable(words.join(" ").trim_start_matches("error: ").trim_start_matches("tip: ")));
+        }
+    }
+    format!("{}: see `{verb} --help`", parts.join("; "))
 }
 
 /// How the text of every secret begins.
@@ -200,6 +225,22 @@ mod tests {
             anyhow!("permission denied").context("cannot read x: permission denied").context("no\nprofile");
         assert_eq!(one_line(&error), "no profile: cannot read x: permission denied");
         assert_eq!(one_line(&anyhow!("1.0\u{1b}[2J\u{7}")), "1.0[2J", "a node cannot steer the terminal");
+    }
+
+    #[test]
+    fn what_is_wrong_with_arguments_is_one_line_with_what_to_read() {
+        let text = "error: unexpected argument '--foo' found\n\n  tip: to pass '--foo' as a value, use '-- --foo'\n\n\
+                    Usage: carrick token create [OPTIONS] --cluster <NAME>\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            usage_line(text),
+            "unexpected argument '--foo' found; to pass '--foo' as a value, use '-- --foo': see `carrick token create --help`"
+        );
+        let text = "error: the following required arguments were not provided:\n  --cluster <NAME>\n\n\
+                    Usage: carrick token create --cluster <NAME>\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            usage_line(text),
+            "the following required arguments were not provided: --cluster <NAME>: see `carrick token create --help`"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use carrick_types::Credential;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::output::SECRETS;
+use crate::{output::SECRETS, secret::check_private};
 
 /// The data directory of a coordinator that root runs.
 pub(crate) const SYSTEM_DATA_DIR: &str = "/var/lib/carrick/coordinator";
@@ -151,6 +151,7 @@ fn read_credential(path: &Path) -> Result<Credential> {
             "--credential and CARRICK_CREDENTIAL take a file, not the credential itself: put it into a file"
         );
     }
+    check_private(path)?;
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read the credential {}", path.display()))?;
     text.trim().parse().with_context(|| format!("{} holds no credential", path.display()))

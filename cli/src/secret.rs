@@ -7,17 +7,17 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write as _},
     os::{
         fd::{AsRawFd as _, RawFd},
-        unix::{ffi::OsStrExt as _, process::CommandExt as _},
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _, process::CommandExt as _},
     },
     path::Path,
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use carrick_types::JoinToken;
 use nix::{
     sys::{
@@ -26,6 +26,7 @@ use nix::{
     },
     unistd::close,
 };
+use tracing::warn;
 
 const TOKEN_VARIABLE: &str = "CARRICK_TOKEN";
 const CREDENTIAL_VARIABLE: &str = "CARRICK_CREDENTIAL";
@@ -34,6 +35,17 @@ const DESCRIPTORS: &str = "/proc/self/fd/";
 
 /// The longest token file that is read.
 const MAX_TOKEN_FILE: u64 = 64 * 1024;
+
+/// Refuses a file with a secret that others on this host can read or write. What is no file, like a pipe, has no such others.
+pub(crate) fn check_private(path: &Path) -> Result<()> {
+    ensure!(!is_open_to_others(path), "{0} is open to others: chmod 600 {0}", path.display());
+    Ok(())
+}
+
+fn is_open_to_others(path: &Path) -> bool {
+    // One that is not there is found out by whoever reads it. A memory file has no name by which others could open it.
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.nlink() > 0 && file.mode() & 0o006 != 0)
+}
 
 /// Where a verb was told to find its token.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +81,10 @@ pub(crate) fn token(given: Given<'_>) -> Result<Option<JoinToken>> {
         Given::File(path) => path,
         Given::Nothing | Given::Argument(_) => return Ok(None),
     };
+    if path != "-" && is_open_to_others(path) {
+        // Not refused: a token is soon used up, and secrets that Kubernetes mounts are readable by all in their own pod.
+        warn!(file = %path.display(), "others can read the join token: chmod 600 its file");
+    }
     let text = read(path).with_context(|| format!("cannot read the token from {}", path.display()))?;
     if let Some(descriptor) = descriptor(path) {
         close(descriptor).with_context(|| format!("cannot close {}", path.display()))?;
@@ -156,6 +172,26 @@ mod tests {
         ] {
             assert_eq!(hidden(before), after);
         }
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_holds_no_secret() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = env::temp_dir().join(format!("carrick-secret-{}", std::process::id()));
+        fs::write(&path, "x").unwrap();
+        for (mode, is_open) in [(0o644, true), (0o602, true), (0o640, false), (0o600, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_others(&path), is_open, "{mode:o}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = check_private(&path).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("chmod 600 {}", path.display())), "{error}");
+        fs::remove_file(&path).unwrap();
+        for no_file in ["/dev/null", "/nowhere"] {
+            check_private(Path::new(no_file)).unwrap();
+        }
+        let memory = to_memory(OsStr::new("x")).unwrap();
+        assert!(!is_open_to_others(Path::new(&format!("{DESCRIPTORS}{}", memory.as_raw_fd()))));
     }
 
     #[test]

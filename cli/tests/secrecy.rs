@@ -5,6 +5,7 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -166,5 +167,6 @@ fn credential() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("secrecy.credential");
     let credential = Credential::new(Role::Admin, CaPin::from_bytes([1; 32]).unwrap(), [2; 32]);
     fs::write(&path, credential.to_string()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     path
 }

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Read as _,
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Output, Stdio},
 };
@@ -56,14 +57,24 @@ fn joining_kubernetes_points_to_joining_the_host() {
 }
 
 #[test]
-fn a_wrong_argument_is_exit_code_2() {
-    for arguments in [
-        &["token", "create", "--cluster", "East"][..],
-        &["token", "create", "--cluster", "east", "--ttl", "0s"],
-        &["node", "--mtu", "1"],
+fn a_wrong_argument_is_one_line_on_stderr_and_exit_code_2() {
+    for (arguments, help) in [
+        (&["token", "create", "--cluster", "East"][..], "carrick --help"),
+        (&["token", "create", "--cluster", "east", "--ttl", "0s"], "carrick --help"),
+        (&["token", "create"], "carrick token create --help"),
+        (&["node", "--mtu", "1"], "carrick --help"),
+        (&["nodes", "--color"], "carrick nodes --help"),
+        (&["nods"], "carrick --help"),
+        (&["log", "verify", "--operator", "x"], "carrick --help"),
     ] {
-        assert_eq!(carrick(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
+        let output = carrick(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.starts_with("carrick: error: ") && said.lines().count() == 1, "{said}");
+        assert!(said.ends_with(&format!(": see `{help}`\n")), "{said}");
     }
+    let helped = carrick(&["token", "--help"]).output().unwrap();
+    assert!(helped.status.success() && text(&helped.stdout).lines().count() > 5, "help is as long as it is");
 }
 
 #[test]
@@ -130,6 +141,7 @@ fn credential(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.credential"));
     let credential = Credential::new(Role::Admin, CaPin::from_bytes([1; 32]).unwrap(), [2; 32]);
     fs::write(&path, format!("{credential}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     path
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carrick_types::{CaPin, Credential};
+use carrick_types::{CaPin, Credential, Role};
 use carrick_wire::api::Problem;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -76,6 +76,11 @@ impl Api {
     /// The authority that the coordinator's TLS chain ends in.
     pub const fn ca(&self) -> CaPin {
         self.credential.ca()
+    }
+
+    /// What the credential allows.
+    pub const fn role(&self) -> Role {
+        self.credential.role()
     }
 
     /// Reads a resource.

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use self::sealed::SealedKey;
 pub(crate) use self::{passphrase::Passphrase, sealed::random};
-use crate::{remote, scratch};
+use crate::{remote, scratch, secret::check_private};
 
 /// The longest file that is read.
 const MAX_FILE: u64 = 64 * 1024;
@@ -73,6 +73,8 @@ pub(crate) fn load(path: &Path, passphrase_file: Option<&Path>) -> Result<Operat
     if path == "-" && passphrase_file.is_some_and(|file| file.as_os_str() == "-") {
         bail!("key and passphrase cannot both come from stdin: put one of them into a file");
     }
+    check_path(path)?;
+    check_private(path)?;
     match parse(path, &read(path)?)? {
         Stored::Text(secret) => Ok(secret),
         Stored::Sealed(sealed) => {
@@ -203,6 +205,9 @@ mod tests {
         let secret = OperatorSecret::from_bytes([3; 32]);
         let path = directory.join("key");
         fs::write(&path, format!("{}\n", *secret.to_text())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(load(&path, None).unwrap_err().to_string().contains("chmod 600"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(load(&path, None).unwrap(), secret);
         for given in [secret.to_text().to_string(), "carrick_operator_1_SECRET".to_owned()] {
             let error = format!("{:#}", load(Path::new(&given), None).unwrap_err());

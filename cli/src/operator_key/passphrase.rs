@@ -12,6 +12,7 @@ use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tc
 use zeroize::Zeroizing;
 
 use super::read_secret;
+use crate::secret::check_private;
 
 /// The shortest that a new key is sealed with, in characters.
 const SHORTEST: usize = 8;
@@ -54,6 +55,7 @@ impl Passphrase {
     }
 
     fn from_file(file: &Path) -> Result<Self> {
+        check_private(file)?;
         let text = read_secret(file)
             .with_context(|| format!("cannot read the passphrase from {}", file.display()))?;
         let line = text.strip_suffix('\n').unwrap_or(&text);
@@ -147,7 +149,7 @@ impl Drop for Silent {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
     use super::*;
 
@@ -165,6 +167,10 @@ mod tests {
         let file = file("seven77\n");
         let error = Passphrase::new_for(Path::new("key"), Some(&file)).unwrap_err();
         assert!(error.to_string().contains("too short"), "{error}");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = Passphrase::of(Path::new("key"), Some(&file)).unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(format!("{:?}", Passphrase::of(Path::new("key"), Some(&file)).unwrap()), "…");
     }
 
@@ -174,6 +180,7 @@ mod tests {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("carrick-passphrase-{}-{number}", std::process::id()));
         fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         path
     }
 }

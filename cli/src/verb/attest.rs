@@ -18,7 +18,8 @@ use crate::{
 
 /// Ask a node for new evidence, and appraise it now
 ///
-/// Prints each claim with its verdict. Ends with exit code 1 where the evidence is refused, and the node is suspended then.
+/// Prints each claim with its verdict. Ends with exit code 1 where the evidence is refused, and the node is suspended then. So is a node
+/// that shows none within a minute, also when it goes away meanwhile.
 #[derive(Debug, Args)]
 pub(crate) struct Attest {
     /// Its name or id

@@ -7,14 +7,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use carrick_attest::{Bundle, Signed, SignedBundle, policy::Succession};
+use carrick_attest::{
+    Bundle, Signed, SignedBundle,
+    policy::{LIFETIME, Succession},
+};
 use carrick_client::Api;
-use carrick_types::{OperatorKey, OperatorPin, OperatorSecret, UnixTime};
+use carrick_types::{OperatorKey, OperatorPin, OperatorSecret, Role, UnixTime};
 use carrick_wire::api::{AppraisalPolicy, NameOperator, NamedOperator, PutAppraisalPolicy};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::bundle::{InForce, LIFETIME, confirm};
+use super::bundle::{InForce, confirm};
 use crate::{
     human::relative,
     operator_key::{self, KeyArgs, Passphrase},
@@ -84,6 +87,10 @@ struct NewKey {
 impl Init {
     fn run(self) -> Result<()> {
         let api = self.remote.clone().api()?;
+        ensure!(
+            api.role() == Role::Admin,
+            "this credential may only read, and cannot take the mesh over: give --credential FILE with an admin's"
+        );
         let files = [
             &self.key.key_file,
             &self.key.passphrase_file,
@@ -103,8 +110,9 @@ impl Init {
         let key = self.key(known, before.answer.operator_key_held || former.is_some())?;
         let go_on = || {
             format!(
-                "the key is made and the mesh is not taken over: run `carrick operator init{}` again",
-                key.again
+                "the key is made and the mesh is not taken over: run `carrick operator init{}{}` again",
+                key.again,
+                self.former_again()
             )
         };
         if key.secret.public() == known {
@@ -123,6 +131,17 @@ impl Init {
         } else {
             print(&format!("{text}\n"))
         }
+    }
+
+    /// How to give the former operator's key again.
+    fn former_again(&self) -> String {
+        let files = [
+            ("--former-key-file", &self.former_key_file),
+            ("--former-passphrase-file", &self.former_passphrase_file),
+        ];
+        let given =
+            files.iter().filter_map(|(flag, file)| Some(format!(" {flag} {}", file.as_ref()?.display())));
+        given.collect()
     }
 
     /// The key that is there already, or else a new one, which is kept before anything is done with it.
@@ -212,7 +231,7 @@ async fn take_over(
     Ok(bundle)
 }
 
-/// The bundle in force, under another operator and with another year to live.
+/// The bundle in force, under another operator and with a year to live, or as long as it had where that is longer.
 fn first_bundle(
     before: &InForce,
     secret: &OperatorSecret,
@@ -221,7 +240,7 @@ fn first_bundle(
 ) -> SignedBundle {
     let mut bundle = Bundle {
         version: before.bundle.version + 1,
-        expires_at: now.saturating_add(LIFETIME),
+        expires_at: now.saturating_add(LIFETIME).max(before.bundle.expires_at),
         ..before.bundle.clone()
     };
     if !bundle.former_operators.contains(&before.operator()) {
@@ -278,6 +297,16 @@ impl Show {
         let api = self.remote.api()?;
         let in_force = runtime::call(InForce::of(&api))?;
         let operator = in_force.operator();
+        if let Some(path) = &self.key_file {
+            match operator_key::public_key(path)? {
+                Some(found) if found == operator => {}
+                Some(found) => bail!(
+                    "{} holds {found}, and the operator is {operator}: give the file with that key",
+                    path.display()
+                ),
+                None => bail!("{} is not there: give the file with the key of {operator}", path.display()),
+            }
+        }
         let path = self.key_file.or_else(operator_key::default_path);
         // A file of something else is not this verb's business.
         let is_it = |path: &PathBuf| operator_key::public_key(path).ok().flatten() == Some(operator);
@@ -328,6 +357,29 @@ mod tests {
         assert_eq!(opened.get().version, before.bundle.version + 1);
         assert_eq!(opened.operators(), [secret.public(), former.public()]);
         assert_eq!(opened.get().clusters, before.bundle.clusters, "nothing else changes");
+    }
+
+    #[test]
+    fn a_take_over_shortens_no_bundle() {
+        let (former, secret) = (fixture::operator(), OperatorSecret::from_bytes([8; 32]));
+        let mut before = fixture::in_force();
+        before.bundle.expires_at = NOW.saturating_add(LIFETIME * 3);
+        let step = Succession { mesh: before.bundle.mesh, from: before.operator(), to: secret.public() };
+        let signed = first_bundle(&before, &secret, Signed::seal(&step, &former), NOW);
+        let opened = signed.open(&OperatorPin::of(&former.public()), &before.bundle.mesh).unwrap();
+        assert_eq!(opened.get().expires_at, before.bundle.expires_at);
+    }
+
+    #[test]
+    fn whoever_is_told_to_try_again_is_told_with_the_former_key() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            init: Init,
+        }
+        let line = ["init", "--former-key-file", "old.key", "--former-passphrase-file", "pass"];
+        let Line { init } = clap::Parser::parse_from(line);
+        assert_eq!(init.former_again(), " --former-key-file old.key --former-passphrase-file pass");
     }
 
     #[test]

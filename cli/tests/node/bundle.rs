@@ -65,6 +65,13 @@ fn an_edit_signs_and_puts_what_the_editor_leaves() {
             command.stdin(Stdio::null()).output().unwrap()
         };
         assert_eq!(error(&edit("true", &[])), "nothing was changed");
+        let mut unasked = mesh.carrick();
+        unasked.args(["bundle", "edit"]).env("EDITOR", STRICT).env_remove("VISUAL").stdin(Stdio::null());
+        let unasked = error(&unasked.output().unwrap());
+        assert_eq!(
+            unasked,
+            "nothing was changed: give --yes to put the bundle into force without being asked"
+        );
         assert!(error(&edit("false", &[])).contains("set $EDITOR"));
         let broken = error(&edit("sed -i s/accept/accpet/", &[]));
         let kept = broken.rsplit_once("the draft is kept in ").map(|(_, path)| Path::new(path).to_owned());

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
@@ -77,23 +78,39 @@ fn an_init_that_was_interrupted_goes_on_with_the_key_that_is_there() {
         mesh.start_coordinator(&[]).unwrap();
         let key = key(&mesh, "operator.key");
         let init = [&["operator", "init"], &refs(&key)[..]].concat();
-        // Whoever may only read gets as far as making the key.
+        // Whoever may only read makes no key.
         let mut command = mesh.carrick();
         command.env("CARRICK_CREDENTIAL", mesh.data_dir().join("viewer.credential")).args(&init);
-        let interrupted = error(&command.output().unwrap());
+        let refused = error(&command.output().unwrap());
+        assert!(refused.contains("may only read") && !Path::new(&key[1]).exists(), "{refused}");
+
+        // The key is made, and the disk takes no bundle of it.
+        let database = rusqlite::Connection::open(mesh.data_dir().join("carrick.db")).unwrap();
+        let full = "CREATE TRIGGER full BEFORE INSERT ON bundles BEGIN SELECT RAISE(ABORT, 'full'); END";
+        database.execute_batch(full).unwrap();
+        let interrupted = error(&mesh.operate(&init).unwrap());
         assert!(
-            interrupted.contains("the mesh is not taken over: run `carrick operator init"),
+            interrupted.contains("the mesh is not taken over: run `carrick operator init --key-file"),
             "{interrupted}"
         );
+        database.execute_batch("DROP TRIGGER full").unwrap();
         let made = fs::read(&key[1]).unwrap();
         let before = mesh.json(&["operator", "show"]).unwrap();
         assert_eq!((&before["operator_key_held"], &before["policy_version"]), (&true.into(), &1.into()));
+        let wrong = error(&mesh.operate(&["operator", "show", "--key-file", &key[1]]).unwrap());
+        assert!(wrong.contains("give the file with that key"), "{wrong}");
+        let nothing = error(&mesh.operate(&["operator", "show", "--key-file", "/nowhere"]).unwrap());
+        assert!(nothing.contains("/nowhere is not there"), "{nothing}");
 
         // With another passphrase nothing is done; with the right one it goes on.
         let wrong = mesh.directory().join("wrong");
         fs::write(&wrong, "incorrect horse").unwrap();
+        fs::set_permissions(&wrong, fs::Permissions::from_mode(0o644)).unwrap();
         let refused =
             ["operator", "init", "--key-file", &key[1], "--passphrase-file", wrong.to_str().unwrap()];
+        let open = error(&mesh.operate(&refused).unwrap());
+        assert!(open.ends_with(&format!("chmod 600 {}", wrong.display())), "{open}");
+        write_secret(&wrong, "incorrect horse");
         let refused = error(&mesh.operate(&refused).unwrap());
         assert!(refused.contains("wrong passphrase") && !refused.contains("incorrect horse"), "{refused}");
         succeeded(mesh.operate(&init).unwrap());
@@ -128,7 +145,7 @@ fn a_key_that_is_printed_once_signs_from_stdin_and_hands_over_to_another() {
         assert!(alone.contains("--former-key-file"), "{alone}");
         assert!(!Path::new(&next[1]).exists(), "no key is made that cannot follow");
         let former = mesh.directory().join("former");
-        fs::write(&former, &printed).unwrap();
+        write_secret(&former, &printed);
         succeeded(
             mesh.operate(&[&init[..], &["--former-key-file", former.to_str().unwrap()]].concat()).unwrap(),
         );
@@ -181,10 +198,15 @@ pub(crate) fn take_over(mesh: &Mesh, name: &str) -> Vec<String> {
 /// The arguments that name a key's file, which need not be there, and the one with its passphrase, which is.
 fn key(mesh: &Mesh, name: &str) -> Vec<String> {
     let passphrase = mesh.directory().join("passphrase");
-    fs::write(&passphrase, format!("{PASSPHRASE}\n")).unwrap();
+    write_secret(&passphrase, &format!("{PASSPHRASE}\n"));
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
     let file = text(mesh.directory().join(name));
     vec!["--key-file".to_owned(), file, "--passphrase-file".to_owned(), text(passphrase)]
+}
+
+fn write_secret(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 pub(crate) fn refs(arguments: &[String]) -> Vec<&str> {

@@ -44,7 +44,8 @@ impl Edit {
     pub(super) fn run(self) -> Result<()> {
         let api = self.remote.api()?;
         let before = runtime::call(InForce::of(&api))?;
-        // Whether it can be signed is known before anybody writes anything.
+        // Whether it can be signed, and put, is known before anybody writes anything.
+        self.consent.check()?;
         let signer = Signer::choose(&before, &self.key, ELSEWHERE)?;
         let first = draft::to_text(&before.draft(SystemTime::now().into()))?;
         let directory = nix::unistd::mkdtemp(&env::temp_dir().join("carrick-bundle-XXXXXX"))

@@ -18,7 +18,7 @@ use super::{
     InForce,
     change::changes,
     draft::{self, Stored},
-    sign::sign,
+    sign::{sign, warnings},
 };
 use crate::{
     human::count,
@@ -63,6 +63,17 @@ pub(super) struct Consent {
     yes: bool,
 }
 
+impl Consent {
+    /// Whether it can be had at all.
+    pub(super) fn check(self) -> Result<()> {
+        ensure!(
+            self.yes || io::stdin().is_terminal() && io::stderr().is_terminal(),
+            "nothing was changed: give --yes to put the bundle into force without being asked"
+        );
+        Ok(())
+    }
+}
+
 /// A bundle that may be put into force.
 #[derive(Debug)]
 pub(super) enum Offer {
@@ -86,6 +97,8 @@ pub(super) struct Effect {
     /// Whether it is in force now.
     in_force: bool,
     changes: Vec<String>,
+    /// What makes sense, and is seldom meant.
+    warnings: Vec<String>,
     suspends: Vec<SuspendedNode>,
 }
 
@@ -158,6 +171,7 @@ pub(super) fn rehearse(api: &Api, before: &InForce, offer: &Offer) -> Result<Eff
     Ok(Effect {
         version: after.version,
         in_force: false,
+        warnings: warnings(&after),
         changes: changes(&before.bundle, &after),
         suspends: answer.suspends,
     })
@@ -167,10 +181,7 @@ pub(super) fn rehearse(api: &Api, before: &InForce, offer: &Offer) -> Result<Eff
 pub(super) fn publish(api: &Api, offer: Offer, effect: Effect, consent: Consent) -> Result<Effect> {
     if !consent.yes {
         note(effect.text().trim_end());
-        ensure!(
-            io::stdin().is_terminal() && io::stderr().is_terminal(),
-            "nothing was changed: give --yes to put the bundle into force without being asked"
-        );
+        consent.check()?;
         ensure!(confirm("Put it into force?")?, "nothing was changed");
     }
     let put = match offer {
@@ -200,6 +211,9 @@ impl Effect {
         let mut text = String::new();
         for change in &self.changes {
             let _ = writeln!(text, "  {change}");
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(text, "Warning: {warning}");
         }
         let (who, end) = match self.suspends.len() {
             0 => ("No node".to_owned(), '.'),
@@ -237,6 +251,7 @@ mod tests {
             version: 4,
             in_force,
             changes: vec!["version: 3 -> 4".to_owned()],
+            warnings: vec![],
             suspends,
         };
         assert_eq!(
