@@ -13,7 +13,10 @@ use carrick_wire::api::{
 use http::Request;
 use http_body_util::BodyExt as _;
 use support::{Node, PATIENCE, Running, eventually, start};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 #[tokio::test]
 async fn nothing_but_health_is_open_without_a_credential() {
@@ -137,6 +140,40 @@ async fn every_error_is_a_problem_that_says_what_was_wrong() {
 }
 
 #[tokio::test]
+async fn whoever_sends_too_much_is_told_so_and_loses_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    let head = format!(
+        "POST /v1/tokens HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n",
+        coordinator.admin
+    );
+    let megabytes = vec![b'x'; 5 << 20];
+    let declared =
+        [format!("{head}content-length: {}\r\n\r\n", megabytes.len()).into_bytes(), megabytes.clone()];
+    let mut chunked = format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes();
+    chunked.extend(format!("{:x}\r\n", megabytes.len()).into_bytes());
+    // Whoever asks first is told before it has sent anything.
+    let asks = format!("{head}content-length: {}\r\nexpect: 100-continue\r\n\r\n", megabytes.len());
+    for (what, parts) in [
+        ("declared", declared.to_vec()),
+        ("chunked", vec![chunked, megabytes, b"\r\n0\r\n\r\n".to_vec()]),
+        ("asks", vec![asks.into_bytes()]),
+    ] {
+        let mut tls = coordinator.connect().await;
+        for part in parts {
+            timeout(PATIENCE, tls.write_all(&part))
+                .await
+                .unwrap()
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        let mut answer = [0; 12];
+        timeout(PATIENCE, tls.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 413", "{what}");
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test]
 async fn a_watcher_is_sent_the_topology_at_once_and_after_each_change() {
     let dir = tempfile::tempdir().unwrap();
     let coordinator = start(dir.path()).await;
@@ -228,6 +265,14 @@ async fn a_bundle_that_is_tried_names_whom_it_would_suspend_and_changes_nothing(
     assert_eq!(coordinator.get::<AppraisalPolicy>("/v1/appraisal-policy").await, before);
     let node: ApiNode = coordinator.get("/v1/nodes/a").await;
     assert_eq!(node.state, NodeState::Active);
+    draft.default.reattest_s = 1;
+    let senseless = PutAppraisalPolicy { signed: None, draft: Some(Box::new(draft)) };
+    let senseless = serde_json::to_string(&senseless).unwrap();
+    for path in ["/v1/appraisal-policy?dry_run=true", "/v1/appraisal-policy"] {
+        let answer = coordinator.ask("PUT", path, Some(&senseless)).await;
+        assert_eq!(answer.status, 400, "{path}: {:?}", answer.body);
+        assert!(answer.problem().detail.contains("reattest_s is less than 10 seconds"));
+    }
     let junk = coordinator.ask("PUT", "/v1/appraisal-policy?dry=1", Some("{}")).await;
     assert_eq!(junk.status, 400, "{:?}", junk.body);
     coordinator.stop().await;

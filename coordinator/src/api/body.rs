@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use axum::{
-    body::to_bytes,
+    body::Body,
     extract::{FromRequest, Request},
 };
+use futures_util::StreamExt as _;
 use http::header;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -17,6 +18,9 @@ pub(super) const MAX_BODY: usize = 64 * 1024;
 
 /// The longest policy bundle, in bytes: with the collateral of a vendor, as JSON in JSON.
 pub(super) const MAX_BUNDLE: usize = 4 * 1024 * 1024;
+
+/// The most that is read of a body that is too long, in bytes.
+const MAX_READ: usize = 16 * 1024 * 1024;
 
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
@@ -45,16 +49,42 @@ impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> 
     }
 }
 
+/// The body; `None` where it is longer than `max`, or broken off. Some of what is too much is read all the same: were the connection closed
+/// upon it, the answer would be lost.
+async fn collect(body: Body, max: usize) -> Option<Vec<u8>> {
+    let (mut bytes, mut length) = (Vec::new(), 0_usize);
+    let mut stream = body.into_data_stream();
+    while let Some(data) = stream.next().await {
+        let data = data.ok()?;
+        length = length.saturating_add(data.len());
+        if length > MAX_READ {
+            return None;
+        } else if length > max {
+            bytes = Vec::new();
+        } else {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    (length <= max).then_some(bytes)
+}
+
 async fn read<T: DeserializeOwned>(request: Request, max: usize) -> Result<Option<T>, ApiError> {
     let is_json = request
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok()?.split(';').next())
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
-    let bytes = timeout(MAX_WAIT, to_bytes(request.into_body(), max))
+    let declared = request.headers().get(header::CONTENT_LENGTH);
+    let declared = declared.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let too_long = declared.is_some_and(|length| length > max as u64);
+    // Whoever asks first whether it may send a body is told so, and sends none.
+    if too_long && request.headers().contains_key(header::EXPECT) {
+        return Err(ApiError::too_large(max));
+    }
+    let bytes = timeout(MAX_WAIT, collect(request.into_body(), if too_long { 0 } else { max }))
         .await
         .map_err(|_| ApiError::timeout())?
-        .map_err(|_| ApiError::too_large(max))?;
+        .ok_or_else(|| ApiError::too_large(max))?;
     if bytes.is_empty() {
         return Ok(None);
     }

@@ -6,6 +6,7 @@ use axum::{
     Json as Answer,
     extract::{Query, State, rejection::QueryRejection},
 };
+use carrick_attest::Bundle;
 use carrick_wire::api::{
     AppraisalPolicy, NameOperator, NamedOperator, Problem, PutAppraisalPolicy, SuspendedNode,
 };
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     app::{App, now},
-    bundle,
+    bundle::{self, Judged},
     state::NodeRecord,
 };
 
@@ -62,7 +63,7 @@ pub(super) async fn put(
     let signed = match (asked.signed, asked.draft) {
         (Some(signed), None) => signed,
         (None, Some(draft)) => {
-            draft.check().map_err(|error| ApiError::bad_request(format!("the draft: {error}")))?;
+            check_draft(&draft)?;
             let before = app.mesh.state().bundle.clone();
             app.operator.sign_bundle(&before, &draft).ok_or_else(ApiError::no_operator_key)?
         }
@@ -81,12 +82,20 @@ fn rehearsed(app: &App, asked: PutAppraisalPolicy) -> Result<Vec<SuspendedNode>,
     let coordinator = state.policy().coordinator_key;
     let trusted = match (asked.signed, asked.draft) {
         (Some(signed), None) => bundle::follow(&state, signed, coordinator, now)?.trusted,
-        (None, Some(draft)) => bundle::rehearse(&state, *draft, coordinator, now)?,
+        (None, Some(draft)) => {
+            check_draft(&draft)?;
+            bundle::rehearse(&state, *draft, coordinator, now)?
+        }
         (Some(_), Some(_)) | (None, None) => {
             return Err(ApiError::bad_request("give either `signed` or `draft`"));
         }
     };
-    Ok(suspended(bundle::cut_off(&state, &trusted, now)))
+    Ok(suspended(bundle::cut_off(&state, &trusted, &Judged::default(), now)))
+}
+
+/// A draft that makes no sense is a bad request, whether it is put or only tried.
+fn check_draft(draft: &Bundle) -> Result<(), ApiError> {
+    draft.check().map_err(|error| ApiError::bad_request(format!("the draft: {error}")))
 }
 
 fn suspended(nodes: Vec<(Arc<NodeRecord>, String)>) -> Vec<SuspendedNode> {
