@@ -12,7 +12,7 @@ use carrick_types::{
 use carrick_wire::{api::TokenState, hello::Hello, session::MAX_ENDPOINTS};
 
 use crate::{
-    netmap,
+    capacity, netmap,
     refusal::{MAX_PREFIXES, Refused},
     state::{LoggedEntry, Membership, MeshState, NodeRecord},
     statements::Statements,
@@ -267,10 +267,7 @@ fn grant_to(
     check_prefixes(state, node.id, &node.prefixes, allowed)?;
     check_asked(&node, statements)?;
     let shown = Statements::of(statements);
-    // Peers read none that is longer.
-    if shown.texts().iter().any(|text| text.len() > MAX_STATEMENT) {
-        return Err(Refused::Protocol("a piece of evidence is too long: a statement has at most 64 KiB"));
-    }
+    check_lengths(&shown)?;
     let grant = grant(&result, node.name.clone(), netmap::allowed_ips(state, &node));
     let revision = state.revision.next();
     // Whoever shows another kind for a while must not come back on another machine.
@@ -287,7 +284,16 @@ fn grant_to(
         membership: Membership::Active,
         ..node
     };
+    capacity::check(state, &node, entrance.is_some())?;
     Ok(Plan::Grant { node, grant, entrance })
+}
+
+/// Peers read no statement that is longer.
+fn check_lengths(shown: &Statements) -> Result<(), Refused> {
+    if shown.texts().iter().any(|text| text.len() > MAX_STATEMENT) {
+        return Err(Refused::Protocol("a piece of evidence is too long: a statement has at most 64 KiB"));
+    }
+    Ok(())
 }
 
 /// Appraises what a node shows, under the bundle in force.
@@ -413,6 +419,14 @@ pub(crate) fn endpoints(candidates: &[SocketAddr]) -> Result<Vec<SocketAddr>, Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_statement_that_is_too_long_for_peers_to_read_earns_no_grant() {
+        let shown = |length| Statements::from_texts(vec![String::new(), "x".repeat(length)]);
+        check_lengths(&shown(MAX_STATEMENT)).unwrap();
+        let refused = check_lengths(&shown(MAX_STATEMENT + 1)).unwrap_err();
+        assert!(refused.to_string().contains("at most 64 KiB"), "{refused}");
+    }
 
     #[test]
     fn endpoints_are_taken_once_each_and_only_where_a_datagram_can_go() {

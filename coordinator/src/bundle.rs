@@ -1,9 +1,9 @@
 //! Whether a policy bundle may come into force, and whom it would cut off.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use carrick_attest::{Bundle, Signed, SignedBundle, TrustedBundle, appraise, policy::BundleError};
-use carrick_types::{CoordinatorKey, OperatorPin, OperatorSecret, UnixTime};
+use carrick_attest::{Bundle, Evidence, Signed, SignedBundle, TrustedBundle, appraise, policy::BundleError};
+use carrick_types::{CoordinatorKey, OperatorKey, OperatorPin, OperatorSecret, UnixTime};
 
 use crate::{
     mesh::PublishError,
@@ -54,22 +54,54 @@ pub(crate) fn rehearse(
     // A signature of nobody, which leaves this function only as proof that there is one. Tokens of the real operator hold.
     let nobody = OperatorSecret::from_bytes([1; 32]);
     draft.former_operators.push(state.bundle.trusted.operator());
+    if draft.check().is_err() {
+        // One more than may be named. One of them stands for nobody here.
+        let stands = |former: &OperatorKey| {
+            let mut tokens = state.members().flat_map(|node| node.statements()).filter_map(|statement| {
+                match &statement.evidence {
+                    Evidence::JoinToken(token) => Some(token),
+                    _ => None,
+                }
+            });
+            tokens.any(|token| token.capability.open(former).is_ok())
+        };
+        if let Some(position) = draft.former_operators.iter().position(|former| !stands(former)) {
+            draft.former_operators.remove(position);
+        }
+    }
     let bundle = Signed::seal(&draft, &nobody);
     let signed = SignedBundle { operator: nobody.public(), successions: vec![], bundle };
     Ok(signed.open(&OperatorPin::of(&nobody.public()), &state.mesh)?)
 }
 
-/// The active nodes whose evidence is not enough under a bundle, and why.
+/// What the evidence of each active node is worth under a bundle: by the position of its grant, why it is not enough, where it is not.
+#[derive(Debug, Default)]
+pub(crate) struct Judged(BTreeMap<u64, Option<String>>);
+
+impl Judged {
+    pub(crate) fn of(state: &MeshState, bundle: &TrustedBundle, now: UnixTime) -> Self {
+        Self(state.active().map(|node| (node.logged.position, judge(state, node, bundle, now))).collect())
+    }
+}
+
+/// The active nodes whose evidence is not enough under a bundle, and why. Those that were judged under it before are not judged again:
+/// whatever is appraised is in a grant, which has a place in the log.
 pub(crate) fn cut_off(
     state: &MeshState,
     bundle: &TrustedBundle,
+    judged: &Judged,
     now: UnixTime,
 ) -> Vec<(Arc<NodeRecord>, String)> {
-    let judged = state.active().filter_map(|node| {
-        let appraised = appraise(&node.subject(state.mesh), node.statements(), bundle, now);
-        Some((node.clone(), appraised.err()?.why))
+    let refused = state.active().filter_map(|node| {
+        let known = judged.0.get(&node.logged.position).cloned();
+        Some((node.clone(), known.unwrap_or_else(|| judge(state, node, bundle, now))?))
     });
-    judged.collect()
+    refused.collect()
+}
+
+/// Why the evidence of a node is not enough under a bundle; `None` where it is.
+fn judge(state: &MeshState, node: &NodeRecord, bundle: &TrustedBundle, now: UnixTime) -> Option<String> {
+    Some(appraise(&node.subject(state.mesh), node.statements(), bundle, now).err()?.why)
 }
 
 fn check_succession(
@@ -125,6 +157,9 @@ mod tests {
         let why = |draft| rehearse(draft).unwrap_err().to_string();
         assert!(why(bundle()).contains("versions only rise"));
         assert!(why(Bundle { expires_at: NOW, ..second.clone() }).contains("expired"));
+        // As many as may be named.
+        let former = (0..32).map(|n| OperatorSecret::from_bytes([n; 32]).public()).collect();
+        rehearse(Bundle { former_operators: former, ..second.clone() }).unwrap();
         let mut senseless = second;
         senseless.default.accept.clear();
         assert!(why(senseless).contains("no evidence"));
@@ -202,10 +237,24 @@ mod tests {
         let state = empty().with(node(1, 1));
         let draft = Bundle { version: 2, ..bundle() };
         let trusted = rehearse(&state, draft, signing_key().public(), NOW).unwrap();
-        let cut_off = cut_off(&state, &trusted, NOW);
+        let cut_off = cut_off(&state, &trusted, &Judged::default(), NOW);
         assert_eq!(cut_off.len(), 1, "the fixture's node shows nothing at all");
         assert_eq!(cut_off[0].0.name.as_str(), "n1");
         assert!(cut_off[0].1.contains("identity key"), "{}", cut_off[0].1);
         assert!(state.active().count() == 1);
+    }
+
+    #[test]
+    fn whoever_was_judged_before_is_not_judged_again_unless_it_has_another_grant() {
+        let state = empty().with(node(1, 1));
+        let draft = Bundle { version: 2, ..bundle() };
+        let trusted = rehearse(&state, draft, signing_key().public(), NOW).unwrap();
+        let judged = Judged::of(&state, &trusted, NOW);
+        assert!(judged.0[&0].as_ref().unwrap().contains("identity key"));
+        let said = Judged(BTreeMap::from([(0, None)]));
+        assert!(cut_off(&state, &trusted, &said, NOW).is_empty());
+        let mut renewed = node(1, 2);
+        renewed.logged.position = 1;
+        assert_eq!(cut_off(&state.with(renewed), &trusted, &said, NOW).len(), 1);
     }
 }

@@ -94,15 +94,19 @@ impl Leases {
             }
             count += 1;
             let decided = Instant::now();
-            for (node, why) in lapsed {
-                let silent = why == Suspension::Silent;
-                // What could not be stored is in force all the same, and tried again later.
-                if let Err(error) = mesh.suspend(node, why, now()).await {
-                    tracing::warn!(%node, %error, "suspension not stored");
-                }
+            // What there is to say against evidence comes last, and is what counts.
+            let lapsed: BTreeMap<NodeId, Suspension> = lapsed.into_iter().collect();
+            let silent = lapsed.iter().filter(|(_, why)| **why == Suspension::Silent);
+            let silent: Vec<NodeId> = silent.map(|(node, _)| *node).collect();
+            // What could not be stored is in force all the same, and tried again later.
+            if !lapsed.is_empty()
+                && let Err(error) = mesh.suspend_all(lapsed, now()).await
+            {
+                tracing::warn!(%error, "suspensions not stored");
+            }
+            for node in silent {
                 // Others may have been served first, and the node have been heard meanwhile.
-                if silent
-                    && self.lock().last(node) >= decided
+                if self.lock().last(node) >= decided
                     && let Err(error) = mesh.resume(node, now()).await
                 {
                     tracing::warn!(%node, %error, "not resumed");

@@ -12,6 +12,7 @@ mod admission;
 mod api;
 mod app;
 mod bundle;
+mod capacity;
 mod config;
 mod connection;
 mod coordinator;

@@ -1,5 +1,7 @@
 //! The one owner of the mesh: a thread that commits each change to the store and then publishes the state it leads to.
 
+mod suspend;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -24,7 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admission::{self, Entrance, Plan, ProvenHello},
-    bundle,
+    bundle::{self, Judged},
     rate::Rate,
     refusal::Refused,
     state::{LoggedEntry, Membership, MeshState, NodeRecord, PublishedBundle, Suspension},
@@ -163,7 +165,16 @@ impl Mesh {
 
     /// Cuts a node off until it is [resumed](Self::resume) or shows new evidence. Nothing happens to one that is cut off already.
     pub(crate) async fn suspend(&self, id: NodeId, why: Suspension, now: UnixTime) -> Result<(), StoreError> {
-        self.call(move |owner| owner.suspend(id, why, now)).await?
+        self.suspend_all(BTreeMap::from([(id, why)]), now).await
+    }
+
+    /// Cuts nodes off as [`suspend`](Self::suspend) does, all in one commit.
+    pub(crate) async fn suspend_all(
+        &self,
+        lapsed: BTreeMap<NodeId, Suspension>,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
+        self.call(move |owner| owner.suspend(lapsed, now)).await?
     }
 
     /// Stores the suspensions that are in force and could not be stored before. Where there are none, it waits for nobody.
@@ -183,7 +194,16 @@ impl Mesh {
         signed: SignedBundle,
         now: UnixTime,
     ) -> Result<Vec<(Arc<NodeRecord>, String)>, PublishError> {
-        self.call(move |owner| owner.publish_bundle(signed, now)).await?
+        // The owner has others to serve, leases above all, and appraisals take their time: those of a whole mesh are made before its turn.
+        let state = self.state();
+        let (signed, judged) = tokio::task::spawn_blocking(move || {
+            let trusted =
+                bundle::follow(&state, signed.clone(), state.policy().coordinator_key, now)?.trusted;
+            Ok::<_, PublishError>((signed, Judged::of(&state, &trusted, now)))
+        })
+        .await
+        .map_err(|_| StoreError::Stopping)??;
+        self.call(move |owner| owner.publish_bundle(signed, &judged, now)).await?
     }
 
     /// Notes that somebody was refused, for people to read.
@@ -265,13 +285,6 @@ impl Mesh {
     }
 }
 
-/// A suspension that is not on disk.
-struct Unstored {
-    why: Suspension,
-    /// What the log still has to say of it.
-    entry: Option<Entry>,
-}
-
 struct Owner {
     store: Store,
     publish: watch::Sender<Arc<MeshState>>,
@@ -280,7 +293,7 @@ struct Owner {
     /// How often each member changed something.
     changes: BTreeMap<NodeId, Rate>,
     /// Suspensions that are in force, and not on disk: a disk that is full must not keep anybody in.
-    unstored: BTreeMap<NodeId, Unstored>,
+    unstored: BTreeMap<NodeId, suspend::Unstored>,
     owes: Arc<AtomicBool>,
     /// A commit failed, so what is on disk may be newer than what is published.
     doubt: bool,
@@ -398,70 +411,10 @@ impl Owner {
         }
     }
 
-    fn suspend(&mut self, id: NodeId, why: Suspension, now: UnixTime) -> Result<(), StoreError> {
-        let state = self.state()?;
-        let Some(node) = state.nodes.get(&id) else { return Ok(()) };
-        let entry = match (&node.membership, &why) {
-            (Membership::Active, _) => {
-                let decision = Decision::Suspended { node: id, reason: why.why().to_owned() };
-                Some(Entry { at: now, decision })
-            }
-            // Being heard does not help it any more. For its peers, nothing changes.
-            (Membership::Suspended(Suspension::Silent), Suspension::Evidence { .. }) => None,
-            (Membership::Suspended(_) | Membership::Revoked(_), _) => return Ok(()),
-        };
-        warn!(node = %id, name = %node.name, why = why.why(), "node suspended");
-        let next = suspended(&state, node, why.clone());
-        let stored = self.update(&state, next.clone(), entry.clone());
-        if stored.is_err() {
-            let entry = entry.or_else(|| self.unstored.remove(&id)?.entry);
-            self.unstored.insert(id, Unstored { why, entry });
-            self.owes.store(true, Ordering::Relaxed);
-            self.publish.send_replace(Arc::new(state.with(next)));
-        }
-        stored.map(drop)
-    }
-
-    fn store_suspensions(&mut self) -> Result<(), StoreError> {
-        while let Some(id) = self.unstored.first_key_value().map(|(id, _)| *id) {
-            let state = self.state()?;
-            match state.nodes.get(&id) {
-                Some(node) => drop(self.update(&state, NodeRecord::clone(node), None)?),
-                None => drop(self.unstored.remove(&id)),
-            }
-        }
-        self.owes.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// What the log says of a node that is accepted again: nothing, where it never came to say that it was not.
-    fn resumed(&self, id: NodeId, now: UnixTime) -> Option<Entry> {
-        let unsaid = self.unstored.get(&id).is_some_and(|unstored| unstored.entry.is_some());
-        (!unsaid).then_some(Entry { at: now, decision: Decision::Resumed { node: id } })
-    }
-
-    fn resume(&mut self, id: NodeId, now: UnixTime) -> Result<(), StoreError> {
-        let state = self.state()?;
-        let Some(node) = state.nodes.get(&id) else { return Ok(()) };
-        let silent = matches!(node.membership, Membership::Suspended(Suspension::Silent));
-        if silent && admission::judge(&state, node, node.statements(), now).is_ok() {
-            info!(node = %id, name = %node.name, "node resumed");
-            let revision = state.revision.next();
-            let next = NodeRecord {
-                membership: Membership::Active,
-                revision,
-                grant_revision: revision,
-                ..NodeRecord::clone(node)
-            };
-            let entry = self.resumed(id, now);
-            self.update(&state, next, entry)?;
-        }
-        Ok(())
-    }
-
     fn publish_bundle(
         &mut self,
         signed: SignedBundle,
+        judged: &Judged,
         now: UnixTime,
     ) -> Result<Vec<(Arc<NodeRecord>, String)>, PublishError> {
         let state = self.state()?;
@@ -477,14 +430,9 @@ impl Owner {
         next.log = self.store.log_state(next.policy(), &self.key);
         let next = Arc::new(next);
         self.publish.send_replace(next.clone());
-        let cut_off = bundle::cut_off(&next, &next.bundle.trusted, now);
-        let mut stored = Ok(());
-        for (node, why) in &cut_off {
-            // One that cannot be stored must not keep the others in.
-            let suspended = self.suspend(node.id, Suspension::Evidence { why: why.clone() }, now);
-            stored = stored.and(suspended);
-        }
-        stored?;
+        let cut_off = bundle::cut_off(&next, &next.bundle.trusted, judged, now);
+        let lapsed = cut_off.iter().map(|(node, why)| (node.id, Suspension::Evidence { why: why.clone() }));
+        self.suspend(lapsed.collect(), now)?;
         Ok(cut_off)
     }
 
@@ -577,9 +525,9 @@ impl Owner {
             let mut loaded = self.store.load(&self.key)?;
             // No revision is given twice: whoever was told of one would not hear of the other.
             loaded.revision = loaded.revision.max(self.publish.borrow().revision);
-            for (id, Unstored { why, .. }) in &self.unstored {
+            for (id, suspend::Unstored { why, .. }) in &self.unstored {
                 if let Some(node) = loaded.nodes.get(id).filter(|node| !node.is_revoked()) {
-                    let node = suspended(&loaded, node, why.clone());
+                    let node = suspend::suspended(&loaded, node, why.clone());
                     loaded = loaded.with(node);
                 }
             }
@@ -629,25 +577,27 @@ impl Owner {
         node: NodeRecord,
         written: Result<(), StoreError>,
     ) -> Result<Arc<NodeRecord>, StoreError> {
-        self.noted(written)?;
         let id = node.id;
-        self.unstored.remove(&id);
-        let mut next = state.with(node);
+        let next = self.settle_all(state, vec![node], written)?;
+        Ok(next.nodes[&id].clone())
+    }
+
+    fn settle_all(
+        &mut self,
+        state: &MeshState,
+        nodes: Vec<NodeRecord>,
+        written: Result<(), StoreError>,
+    ) -> Result<Arc<MeshState>, StoreError> {
+        self.noted(written)?;
+        nodes.iter().for_each(|node| drop(self.unstored.remove(&node.id)));
+        let mut next = state.with_all(nodes);
         if self.store.next_position() > state.log.head.size {
             next.log = self.store.log_state(state.policy(), &self.key);
         }
         let next = Arc::new(next);
         self.publish.send_replace(next.clone());
-        Ok(next.nodes[&id].clone())
+        Ok(next)
     }
-}
-
-/// A node as it is from the next revision on: not accepted for now.
-fn suspended(state: &MeshState, node: &NodeRecord, why: Suspension) -> NodeRecord {
-    // Whoever lacks evidence is asked for it until it shows some: no demand has to say so again.
-    let demanded_at = node.demanded_at.filter(|_| why == Suspension::Silent);
-    let membership = Membership::Suspended(why);
-    NodeRecord { membership, demanded_at, revision: state.revision.next(), ..node.clone() }
 }
 
 #[cfg(test)]

@@ -69,6 +69,10 @@ pub(crate) enum Refused {
     NotAMember(ClusterName),
     #[error("the overlay range {0} has no address left")]
     OverlayExhausted(Cidr),
+    #[error(
+        "the mesh is full: a netmap of it would be longer than a node takes, and there is no place for another node; revoke those that are gone, or make a second mesh"
+    )]
+    MeshFull,
     #[error("{0}")]
     Evidence(#[from] Rejection),
     #[error("{0}: start the node again, and upgrade it where that does not help")]
@@ -114,9 +118,11 @@ impl Refused {
             Self::Evidence(_) => RefusalCode::Evidence,
             Self::Decode(_) | Self::Protocol(_) => RefusalCode::Protocol,
             Self::Superseded => RefusalCode::Superseded,
-            Self::OverlayExhausted(_) | Self::Unavailable(_) | Self::TooOften | Self::Stopping => {
-                RefusalCode::Unavailable
-            }
+            Self::OverlayExhausted(_)
+            | Self::MeshFull
+            | Self::Unavailable(_)
+            | Self::TooOften
+            | Self::Stopping => RefusalCode::Unavailable,
         }
     }
 }

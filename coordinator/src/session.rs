@@ -216,6 +216,8 @@ impl Session {
     async fn greet(&mut self) -> Result<(Arc<NodeRecord>, Hello), End> {
         let state = self.app.mesh.state();
         let (request, secret) = request(state.mesh, state.log.head)?;
+        // Whoever calls gets the bundle before it proves anything: it says what there is to prove, and its version is part of the
+        // transcript. Nothing in it is a secret.
         let bundle = state.bundle.signed.clone();
         self.send(&ToNode::Challenge(Challenge { request: request.clone(), bundle })).await?;
         self.bundle = state.policy().version;

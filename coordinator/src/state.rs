@@ -197,9 +197,16 @@ impl MeshState {
 
     /// The state after a node was added or changed.
     pub(crate) fn with(&self, node: NodeRecord) -> Self {
+        self.with_all(vec![node])
+    }
+
+    /// The state after nodes were added or changed.
+    pub(crate) fn with_all(&self, nodes: Vec<NodeRecord>) -> Self {
         let mut next = self.clone();
-        next.revision = next.revision.max(node.revision);
-        next.nodes.insert(node.id, Arc::new(node));
+        for node in nodes {
+            next.revision = next.revision.max(node.revision);
+            next.nodes.insert(node.id, Arc::new(node));
+        }
         next
     }
 

@@ -20,6 +20,7 @@ use carrick_wire::{
 
 use super::*;
 use crate::{
+    capacity,
     state::tests::{bundle, mesh as mesh_id, operator, signed, signing_key},
     store::{tests::founded, tests::token},
 };
@@ -36,6 +37,15 @@ async fn a_member_comes_back_with_its_token_and_takes_no_second_use() {
     assert_eq!(mesh.state().revision, Revision(1));
     assert_eq!(mesh.tokens(NOW).await.unwrap()[0].used, 1);
     assert_eq!(refused(&mesh, hello(2, "b", &[])).await.0, RefusalCode::Token);
+}
+
+#[tokio::test]
+async fn some_thousand_nodes_with_tokens_fit_into_a_mesh() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, _ended) = mesh(dir.path(), 1).await;
+    let node = mesh.join(hello(1, "a-name-as-long-as-many", &["10.1.0.0/24"]), NOW).await.unwrap();
+    let fit = capacity::MOST / capacity::weight(&mesh.state(), &node);
+    assert!((4000..6000).contains(&fit), "docs/operating.md says how many, and it is {fit}");
 }
 
 #[tokio::test]

@@ -242,19 +242,27 @@ impl Store {
         entry: Option<&Entry>,
         change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(), StoreError> {
-        let position = self.next_position();
+        self.commit_all(entry.as_slice(), change)
+    }
+
+    /// Runs a change and logs its entries, as [`commit`](Self::commit) does.
+    fn commit_all(
+        &mut self,
+        entries: &[&Entry],
+        change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
+        let first = self.next_position();
         let run = || {
             let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             change(&tx)?;
-            if let Some(entry) = entry {
+            for (position, entry) in (first..).zip(entries) {
                 log::append(&tx, position, entry)?;
             }
             tx.commit()
         };
         run().map_err(|error| StoreError::from_sqlite(&self.path, error))?;
-        if let Some(entry) = entry {
-            self.log.write().push(entry.leaf_hash());
-        }
+        let mut tree = self.log.write();
+        entries.iter().for_each(|entry| tree.push(entry.leaf_hash()));
         Ok(())
     }
 

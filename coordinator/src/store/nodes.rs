@@ -56,6 +56,12 @@ impl Store {
         self.commit(entry, |tx| write(tx, node))
     }
 
+    /// Writes several nodes as [`update`](Self::update) does, in one transaction.
+    pub(crate) fn update_all(&mut self, changes: &[(NodeRecord, Option<Entry>)]) -> Result<(), StoreError> {
+        let entries: Vec<&Entry> = changes.iter().filter_map(|(_, entry)| entry.as_ref()).collect();
+        self.commit_all(&entries, |tx| changes.iter().try_for_each(|(node, _)| write(tx, node)))
+    }
+
     /// Whether a WireGuard key was a node's that has another one now.
     pub(crate) fn is_former_key(&self, key: &carrick_types::WireGuardKey) -> Result<bool, StoreError> {
         self.run(|db| {

@@ -45,7 +45,8 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-carrick-session-1";
 /// The longest message that a coordinator takes from a node, in bytes.
 pub const MAX_TO_COORDINATOR: usize = 256 * 1024;
 
-/// The longest message that a node takes from its coordinator, in bytes: the netmap of a mesh of some 40,000 nodes.
+/// The longest message that a node takes from its coordinator, in bytes. The longest is a netmap, which holds the evidence of every peer: of
+/// some thousand nodes that show tokens, or some hundred that show quotes of a TEE. A coordinator lets in nobody who does not fit.
 pub const MAX_TO_NODE: usize = 16 * 1024 * 1024;
 
 /// The most candidate endpoints that a node may report.

@@ -108,7 +108,7 @@ async fn a_bundle_suspends_everybody_who_is_not_good_enough_though_the_disk_take
                 "CREATE TRIGGER full BEFORE UPDATE OF suspended ON nodes BEGIN SELECT RAISE(ABORT, 'full'); END",
             )
             .unwrap();
-        owner.publish_bundle(signed, NOW)
+        owner.publish_bundle(signed, &Judged::default(), NOW)
     });
     published.await.unwrap().unwrap_err();
     for id in nodes {
@@ -151,6 +151,42 @@ async fn a_node_that_is_heard_while_its_suspension_waits_for_its_turn_is_not_kep
     tokio::time::timeout(std::time::Duration::from_secs(20), resumed).await.unwrap();
     keep.abort();
     audit(&mesh).await;
+}
+
+#[tokio::test]
+async fn whoever_lapses_at_once_is_suspended_by_one_commit_with_an_entry_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, _ended) = mesh(dir.path(), 9).await;
+    let mut lapsed = BTreeMap::new();
+    for (n, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        lapsed.insert(mesh.join(hello(n, name, &[]), NOW).await.unwrap().id, Suspension::Silent);
+    }
+    let revision = mesh.state().revision;
+    mesh.suspend_all(lapsed, NOW).await.unwrap();
+    assert_eq!(mesh.state().revision, revision.next(), "peers are told once");
+    assert_eq!(mesh.state().active().count(), 0);
+    let entries = mesh.log_page(0, 100).await.unwrap().entries;
+    assert_eq!(entries.iter().filter(|entry| entry.contains("\"suspended\"")).count(), 3);
+    audit(&mesh).await;
+    drop(mesh);
+    let stored = Store::open(&dir.path().join("carrick.db")).unwrap().load(&signing_key()).unwrap();
+    assert_eq!(stored.active().count(), 0);
+}
+
+#[tokio::test]
+async fn a_mesh_is_judged_under_a_new_bundle_before_the_owner_has_its_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, _ended) = mesh(dir.path(), 9).await;
+    let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap();
+    let signed = strict_about_software(2);
+    let state = mesh.state();
+    let follows = bundle::follow(&state, signed.clone(), signing_key().public(), NOW).unwrap();
+    let judged = Judged::of(&state, &follows.trusted, NOW);
+    // It shows the same again for another key, and so has a grant of which nobody judged.
+    mesh.renew(node.id, key(77).public(), proven(1, 77, 9), None, NOW).await.unwrap();
+    let cut_off = mesh.call(move |owner| owner.publish_bundle(signed, &judged, NOW)).await.unwrap().unwrap();
+    assert_eq!(cut_off.len(), 1);
+    assert!(mesh.state().nodes[&node.id].lacks_evidence());
 }
 
 /// The log says nothing that cannot have happened.
