@@ -5,6 +5,7 @@
 mod bundle;
 mod coordinator;
 mod demo;
+mod gossip;
 mod host;
 mod leases;
 mod membership;

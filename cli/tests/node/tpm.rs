@@ -1,6 +1,6 @@
 //! Nodes whose TPM is asked: the real agent, and swtpm in the place of the chip.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use carrick_attest::{Bundle, Kind, tpm::Policy};
 use carrick_client::{Api, Connection, connect};
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     mesh::{assert_does_not_reach, assert_reaches},
+    operator::succeeded,
     support::{PATIENCE, carrick, guest, wait_for},
 };
 
@@ -72,6 +73,50 @@ fn a_node_that_moves_to_another_tpm_is_cut_off() {
         });
         assert_does_not_reach(&mesh.nodes[WEST], &mesh.nodes[EAST]);
     });
+}
+
+#[test]
+fn what_a_node_has_measured_is_learnt_and_asked_of_its_cluster_from_then_on() {
+    in_lab_for(LIMIT, |lab| {
+        let (mut mesh, tpms) = with_tpms(Mesh::build(lab, carrick(), &[("east", 1), ("west", 1)]).unwrap());
+        start(&mut mesh, &tpms);
+        let file = mesh.directory().join("draft.json");
+        let draft = file.to_str().unwrap();
+        let warned = mesh.operate(&["bundle", "push", "--dry-run", "-f", &again(&mesh)]).unwrap();
+        assert!(succeeded(warned).contains("takes any machine with a TPM of these vendors"));
+
+        succeeded(mesh.operate(&["bundle", "learn", "east-1", "--draft", draft]).unwrap());
+        let mut learnt: Bundle = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let east = learnt.clusters.get_mut("east").unwrap().tpm.as_mut().unwrap();
+        let shown = tpm_of(&mesh, "east-1");
+        for (register, values) in &east.pcrs {
+            let value = claimed(&shown, &format!("pcr {register}"));
+            assert_eq!(values.iter().collect::<Vec<_>>(), [&value], "PCR {register}");
+        }
+        assert!(!east.pcrs.is_empty() && !learnt.clusters.contains_key("west"));
+        let pushed = succeeded(mesh.operate(&["bundle", "push", "-f", draft, "--yes"]).unwrap());
+        assert!(pushed.contains("No node is suspended"), "{pushed}");
+        succeeded(mesh.operate(&["attest", "east-1"]).unwrap());
+        assert_reaches(&mesh.nodes[WEST], &mesh.nodes[EAST]);
+
+        // A machine that has booted something else is out.
+        let east = learnt.clusters.get_mut("east").unwrap().tpm.as_mut().unwrap();
+        *east.pcrs.values_mut().next().unwrap() = ["ab".repeat(32)].into();
+        learnt.version += 1;
+        fs::write(&file, serde_json::to_vec(&learnt).unwrap()).unwrap();
+        let pushed = succeeded(mesh.operate(&["bundle", "push", "-f", draft, "--yes"]).unwrap());
+        assert!(
+            pushed.contains("1 node is suspended:\n  east-1 of cluster east: evidence tpm: pcr"),
+            "{pushed}"
+        );
+    });
+}
+
+/// A file with what would follow the bundle in force, unchanged.
+fn again(mesh: &Mesh) -> String {
+    let file = mesh.directory().join("again.json");
+    fs::write(&file, succeeded(mesh.operate(&["bundle", "show", "-o", "draft"]).unwrap())).unwrap();
+    file.to_str().unwrap().to_owned()
 }
 
 /// Starts the coordinator, makes a TPM for each node, and has the policy bundle ask for it.
