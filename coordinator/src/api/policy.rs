@@ -20,7 +20,7 @@ use super::{
 use crate::{
     app::{App, now},
     bundle::{self, Judged},
-    state::NodeRecord,
+    state::{MeshState, NodeRecord},
 };
 
 /// How to put a bundle.
@@ -58,7 +58,12 @@ pub(super) async fn put(
 ) -> Result<Answer<AppraisalPolicy>, ApiError> {
     let Query(Put { dry_run }) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     if dry_run {
-        return Ok(Answer(AppraisalPolicy { suspends: rehearsed(&app, asked)?, ..shown(&app) }));
+        // A whole mesh takes its time, and other requests are not to wait for it.
+        let state = app.mesh.state();
+        let rehearsed = tokio::task::spawn_blocking(move || rehearsed(&state, asked)).await;
+        let suspends =
+            rehearsed.map_err(|_| ApiError::busy("the coordinator is stopping: try again later"))??;
+        return Ok(Answer(AppraisalPolicy { suspends, ..shown(&app) }));
     }
     let signed = match (asked.signed, asked.draft) {
         (Some(signed), None) => signed,
@@ -77,20 +82,20 @@ pub(super) async fn put(
 }
 
 /// The nodes that a bundle would suspend. A draft needs nobody's signature for that.
-fn rehearsed(app: &App, asked: PutAppraisalPolicy) -> Result<Vec<SuspendedNode>, ApiError> {
-    let (state, now) = (app.mesh.state(), now());
+fn rehearsed(state: &MeshState, asked: PutAppraisalPolicy) -> Result<Vec<SuspendedNode>, ApiError> {
+    let now = now();
     let coordinator = state.policy().coordinator_key;
     let trusted = match (asked.signed, asked.draft) {
-        (Some(signed), None) => bundle::follow(&state, signed, coordinator, now)?.trusted,
+        (Some(signed), None) => bundle::follow(state, signed, coordinator, now)?.trusted,
         (None, Some(draft)) => {
             check_draft(&draft)?;
-            bundle::rehearse(&state, *draft, coordinator, now)?
+            bundle::rehearse(state, *draft, coordinator, now)?
         }
         (Some(_), Some(_)) | (None, None) => {
             return Err(ApiError::bad_request("give either `signed` or `draft`"));
         }
     };
-    Ok(suspended(bundle::cut_off(&state, &trusted, &Judged::default(), now)))
+    Ok(suspended(bundle::cut_off(state, &trusted, &Judged::default(), now)))
 }
 
 /// A draft that makes no sense is a bad request, whether it is put or only tried.
