@@ -57,13 +57,9 @@ pub(crate) fn rehearse(
     if draft.check().is_err() {
         // One more than may be named. One of them stands for nobody here.
         let stands = |former: &OperatorKey| {
-            let mut tokens = state.members().flat_map(|node| node.statements()).filter_map(|statement| {
-                match &statement.evidence {
-                    Evidence::JoinToken(token) => Some(token),
-                    _ => None,
-                }
-            });
-            tokens.any(|token| token.capability.open(former).is_ok())
+            state.members().flat_map(|node| node.statements()).any(|statement| {
+                matches!(&statement.evidence, Evidence::JoinToken(token) if token.capability.open(former).is_ok())
+            })
         };
         if let Some(position) = draft.former_operators.iter().position(|former| !stands(former)) {
             draft.former_operators.remove(position);
