@@ -104,7 +104,7 @@ fn slow_and_many_clients_hold_nobody_up() {
 
 fn connected(lab: &mut carrick_lab::Lab) -> Pair {
     let pair = Pair::carrick(lab);
-    pair.point(0);
+    pair.point(0, 0);
     pair.assert_pings();
     pair
 }

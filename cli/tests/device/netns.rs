@@ -1,1 +1,335 @@
-//! What the kernel checks of its own WireGuard.
+//! What the kernel checks of its own WireGuard (`tools/testing/selftests/wireguard/netns.sh`), of ours.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    thread,
+    time::Duration,
+};
+
+use carrick_lab::{
+    Host, eventually, in_lab,
+    traffic::{ping, stream},
+};
+
+use crate::wireguard::{
+    ATTEMPT, Device, INSIDE, Implementation, PATIENCE, PORT, Pair, own_run, run, try_run,
+};
+
+const STREAM: u16 = 5201;
+
+#[test]
+fn pings_and_streams_go_both_ways_inside_and_outside_in_both_families_and_with_every_mtu() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        for family in [0, 1] {
+            pair.point(0, family);
+            pair.point(1, family);
+            for (inner, outer) in [("1420", 1500), ("1280", 1360), ("34000", 35_000)] {
+                pair.link.set_mtu(outer).unwrap();
+                for device in [&pair.one, &pair.two] {
+                    run(&device.host, "ip", &["link", "set", &device.interface, "mtu", inner]);
+                }
+                pair.assert_pings();
+                for (device, inside) in [(&pair.one, INSIDE[1]), (&pair.two, INSIDE[0])] {
+                    // Full packets arrive in one piece outside, so no byte of padding is too many.
+                    for (address, headers) in inside.into_iter().zip([28, 48]) {
+                        let size = (inner.parse::<u32>().unwrap() - headers).to_string();
+                        let arguments = ["-q", "-c", "3", "-W", "5", "-M", "do", "-s", &size, address];
+                        run(&device.host, "ping", &arguments);
+                    }
+                }
+                assert_streams(&pair);
+            }
+            pair.link.set_mtu(1500).unwrap();
+        }
+    });
+}
+
+#[test]
+fn fifty_streams_go_at_once() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        thread::scope(|scope| {
+            let streams: Vec<_> = (0..50)
+                .map(|number| {
+                    let (from, to, address) = match number % 2 {
+                        0 => (&pair.one.host, &pair.two.host, INSIDE[1][number / 2 % 2]),
+                        _ => (&pair.two.host, &pair.one.host, INSIDE[0][number / 2 % 2]),
+                    };
+                    let address = SocketAddr::new(address.parse().unwrap(), 6000 + number as u16);
+                    scope.spawn(move || stream(from, to, address, Duration::from_secs(4)).unwrap().bytes)
+                })
+                .collect();
+            let bytes: Vec<u64> = streams.into_iter().map(|stream| stream.join().unwrap()).collect();
+            assert!(bytes.iter().all(|bytes| *bytes > 100_000), "{bytes:?}");
+        });
+    });
+}
+
+#[test]
+fn counters_are_exact_and_count_every_message_with_its_padding() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        // The kernel's own chatter would count.
+        for device in [&pair.one, &pair.two] {
+            run(&device.host, "ip", &["-6", "address", "flush", "dev", &device.interface]);
+        }
+        pair.point(0, 0);
+        pair.point(1, 0);
+        run(&pair.two.host, "ping", &["-q", "-c", "10", "-f", "-W", "5", INSIDE[0][0]]);
+        // Ten packets of 84 bytes, padded to 96, with 32 each, an initiation of 148 or its response of 92; the initiator may have sent a
+        // keepalive.
+        let check = |(one, two): ((u64, u64), (u64, u64))| {
+            let began = |bytes| bytes == 1428 || bytes == 1460;
+            two.0 == 1372 && began(two.1) && one.1 == 1372 && began(one.0)
+        };
+        let (one, two) = (pair.one.transfer(), pair.two.transfer());
+        assert!(check((one, two)), "{one:?} {two:?}");
+        assert_ne!(pair.one.last_handshake(), 0);
+        assert_ne!(pair.two.last_handshake(), 0);
+    });
+}
+
+#[test]
+fn a_peer_that_roams_is_followed_in_both_families() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        let host = &pair.one.host;
+        // Or the second address goes with the first.
+        host.sysctl("net.ipv4.conf.all.promote_secondaries", "1").unwrap();
+        host.add_address("eth0", "192.0.2.77/24").unwrap();
+        host.del_address("eth0", "192.0.2.1/24").unwrap();
+        pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+        assert_eq!(pair.two.show("endpoints"), format!("192.0.2.77:{PORT}"));
+        pair.two.eventually_ping(INSIDE[0][0].parse().unwrap());
+        // From IPv4 to IPv6, and to another port.
+        pair.point(0, 1);
+        pair.one.set(&["listen-port", "9997"]);
+        pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+        assert_eq!(pair.two.show("endpoints"), "[2001:db8::1]:9997");
+        host.add_address("eth0", "2001:db8::77/64").unwrap();
+        host.del_address("eth0", "2001:db8::1/64").unwrap();
+        pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+        assert_eq!(pair.two.show("endpoints"), "[2001:db8::77]:9997");
+        pair.two.eventually_ping(INSIDE[0][0].parse().unwrap());
+    });
+}
+
+#[test]
+fn a_source_address_within_another_ones_longer_prefix_is_spoofed() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.two.set(&["peer", &pair.one.public_key, "allowed-ips", "10.77.0.0/24,fd77::/64"]);
+        pair.point(0, 0);
+        pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+        let nobody = run(&pair.two.host, "wg", &["genkey"]);
+        let nobody = public(&pair.two.host, &nobody);
+        pair.two.set(&["peer", &nobody, "allowed-ips", "10.77.0.1/32"]);
+        ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
+        ping(&pair.one.host, INSIDE[1][1].parse().unwrap(), ATTEMPT).unwrap();
+        pair.two.set(&["peer", &nobody, "remove"]);
+        pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+    });
+}
+
+#[test]
+fn a_key_changes_while_the_tunnel_is_up() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        let old = &pair.one.public_key;
+        let new = pair.one.change_key();
+        assert_ne!(&new, old);
+        ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
+        pair.two.set(&["peer", old, "remove"]);
+        pair.two.set(&["peer", &new, "allowed-ips", "10.77.0.1/32,fd77::1/128"]);
+        pair.assert_pings();
+        // A peer with the device's own key is none, and is gone when the key becomes the device's.
+        pair.one.set(&["peer", &new, "allowed-ips", "10.9.0.0/16"]);
+        assert!(!run(&pair.one.host, "wg", &["show", "wg-one", "peers"]).contains(&new));
+    });
+}
+
+#[test]
+fn a_persistent_keepalive_begins_at_once_and_the_tunnel_stays_open() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        assert_eq!(pair.two.last_handshake(), 0);
+        pair.one.set(&["peer", &pair.two.public_key, "persistent-keepalive", "1"]);
+        eventually(PATIENCE, "a handshake without a packet", || {
+            (pair.two.last_handshake() > 0).then_some(())
+        })
+        .unwrap();
+        let before = pair.two.transfer().0;
+        eventually(PATIENCE, "five keepalives", || (pair.two.transfer().0 >= before + 5 * 32).then_some(()))
+            .unwrap();
+        pair.one.set(&["peer", &pair.two.public_key, "persistent-keepalive", "off"]);
+        thread::sleep(Duration::from_secs(2));
+        let quiet = pair.two.transfer().0;
+        thread::sleep(Duration::from_secs(4));
+        assert_eq!(pair.two.transfer().0, quiet);
+    });
+}
+
+#[test]
+fn datagrams_carry_the_firewall_mark() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        let host = &pair.one.host;
+        for family in ["-4", "-6"] {
+            run(host, "ip", &[family, "rule", "add", "fwmark", "7", "unreachable"]);
+        }
+        pair.one.set(&["fwmark", "7"]);
+        for family in [0, 1] {
+            pair.point(0, family);
+            ping(host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
+        }
+        pair.one.set(&["fwmark", "0"]);
+        for family in [0, 1] {
+            pair.point(0, family);
+            pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+        }
+        // It also holds for a port that is bound later.
+        pair.one.set(&["fwmark", "7"]);
+        pair.one.set(&["listen-port", "7777"]);
+        ping(host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
+    });
+}
+
+#[test]
+fn a_tunnel_that_leads_into_itself_does_not_run_away() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.one.set(&["peer", &pair.two.public_key, "endpoint", &format!("{}:{PORT}", INSIDE[1][0])]);
+        ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
+        let before = (pair.one.transfer().1, pair.one.process.cpu_seconds().unwrap());
+        thread::sleep(Duration::from_secs(6));
+        let sent = pair.one.transfer().1 - before.0;
+        assert!(sent < 5000, "{sent} bytes in six seconds");
+        let used = pair.one.process.cpu_seconds().unwrap() - before.1;
+        assert!(used < 1.0, "{used} s of CPU time in six seconds");
+        pair.point(0, 0);
+        pair.assert_pings();
+    });
+}
+
+#[test]
+fn a_tunnel_goes_through_a_tunnel() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        let [one, two] = [&pair.one, &pair.two].map(|outer| {
+            let name = format!("{}-in", outer.interface);
+            Device::start_at(Implementation::Carrick, &outer.host, &name, 51821)
+        });
+        one.set(&["peer", &two.public_key, "allowed-ips", "10.78.0.2/32", "endpoint", "10.77.0.2:51821"]);
+        two.set(&["peer", &one.public_key, "allowed-ips", "10.78.0.1/32"]);
+        one.up(&["10.78.0.1/24"], "1340");
+        two.up(&["10.78.0.2/24"], "1340");
+        one.eventually_ping("10.78.0.2".parse().unwrap());
+        let sent = stream(&one.host, &two.host, "10.78.0.2:5201".parse().unwrap(), Duration::from_secs(1));
+        assert!(sent.unwrap().bytes > 1 << 20);
+    });
+}
+
+#[test]
+fn nothing_is_sent_to_a_key_of_low_order() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        let device = Device::start(Implementation::Carrick, &host, "wg-one");
+        let receiver = host.udp_bind("127.0.0.1:1111".parse().unwrap()).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        for point in [
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "7P///////////////////////////////////////38=",
+            "7f///////////////////////////////////////38=",
+            "7v///////////////////////////////////////38=",
+            "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=",
+            "X5yVvKNQjCSx0LFVnIPvWwREXMRYHI6G2CJO3dCfEVc=",
+        ] {
+            let set =
+                ["set", "wg-one", "peer", point, "persistent-keepalive", "1", "endpoint", "127.0.0.1:1111"];
+            let refused = try_run(&host, "wg", &set);
+            assert!(!refused.status.success(), "{point} is a peer");
+        }
+        assert_eq!(run(&host, "wg", &["show", "wg-one", "peers"]), "");
+        receiver.recv(&mut [0; 200]).unwrap_err();
+        // The same of a sound key is a peer, and hears of it.
+        let sound = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+        device.set(&["peer", sound, "persistent-keepalive", "1", "endpoint", "127.0.0.1:1111"]);
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(receiver.recv(&mut [0; 200]).unwrap(), 148);
+    });
+}
+
+#[test]
+fn a_keepalive_holds_a_way_through_a_nat_open_and_the_peer_is_followed_when_it_closes() {
+    in_lab(|lab| {
+        own_run();
+        let (nat, one, two) =
+            (lab.router("nat").unwrap(), lab.host("one").unwrap(), lab.host("two").unwrap());
+        lab.wire(&one, "eth0", &["192.168.1.100/24"], &nat, "in", &["192.168.1.1/24"]).unwrap();
+        lab.wire(&two, "eth0", &["192.0.2.2/24"], &nat, "out", &["192.0.2.1/24"]).unwrap();
+        one.add_route("0.0.0.0/0", "192.168.1.1".parse().unwrap()).unwrap();
+        let masquerade = ["-t", "nat", "-A", "POSTROUTING", "-o", "out", "-j", "MASQUERADE", "--random"];
+        run(&nat, "iptables", &masquerade);
+        for key in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+            nat.sysctl(&format!("net.netfilter.{key}"), "2").unwrap();
+        }
+        let [one, two] = [(&one, "wg-one"), (&two, "wg-two")]
+            .map(|(host, name)| Device::start(Implementation::Carrick, host, name));
+        one.set(&["peer", &two.public_key, "allowed-ips", "10.77.0.2/32", "endpoint", "192.0.2.2:51820"]);
+        two.set(&["peer", &one.public_key, "allowed-ips", "10.77.0.1/32"]);
+        one.up(&["10.77.0.1/24"], "1420");
+        two.up(&["10.77.0.2/24"], "1420");
+        let (one_inside, two_inside): (IpAddr, IpAddr) =
+            ("10.77.0.1".parse().unwrap(), "10.77.0.2".parse().unwrap());
+        one.set(&["peer", &two.public_key, "persistent-keepalive", "1"]);
+        one.eventually_ping(two_inside);
+        assert!(two.show("endpoints").starts_with("192.0.2.1:"));
+        for _ in 0..3 {
+            thread::sleep(Duration::from_secs(3));
+            ping(&two.host, one_inside, ATTEMPT).unwrap();
+        }
+        one.set(&["peer", &two.public_key, "persistent-keepalive", "off"]);
+        thread::sleep(Duration::from_secs(4));
+        ping(&two.host, one_inside, ATTEMPT).unwrap_err();
+        // Whatever the new way is, the other one sees where it comes from.
+        one.eventually_ping(two_inside);
+        ping(&two.host, one_inside, ATTEMPT).unwrap();
+    });
+}
+
+/// A stream each way, in both families.
+fn assert_streams(pair: &Pair) {
+    for (from, to, inside) in [(&pair.one, &pair.two, INSIDE[1]), (&pair.two, &pair.one, INSIDE[0])] {
+        for address in inside {
+            let address = SocketAddr::new(address.parse().unwrap(), STREAM);
+            eventually(PATIENCE, &format!("a stream to {address}"), || {
+                let sent = stream(&from.host, &to.host, address, Duration::from_millis(300)).unwrap();
+                (sent.bytes > 1 << 20).then_some(())
+            })
+            .unwrap();
+        }
+    }
+}
+
+fn public(host: &Host, secret: &str) -> String {
+    let file = crate::wireguard::secret_file("public", secret);
+    let output = host
+        .command(crate::wireguard::find("wg").unwrap())
+        .arg("pubkey")
+        .stdin(std::fs::File::open(file).unwrap())
+        .output()
+        .unwrap();
+    crate::wireguard::text(&output).trim().to_owned()
+}

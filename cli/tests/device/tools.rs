@@ -96,7 +96,7 @@ fn a_configuration_that_was_shown_makes_the_same_device_again() {
 fn a_sync_that_changes_nothing_keeps_the_sessions() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);
-        pair.point(0);
+        pair.point(0, 0);
         pair.assert_pings();
         let before = (pair.one.last_handshake(), pair.one.transfer());
         let shown = run(&pair.one.host, "wg", &["showconf", "wg-one"]);
@@ -129,7 +129,7 @@ fn a_prefix_moves_to_the_peer_that_got_it_last() {
 fn a_port_that_is_taken_is_refused_and_the_old_one_stays() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);
-        pair.point(0);
+        pair.point(0, 0);
         pair.assert_pings();
         let _taken = pair.one.host.udp_bind("0.0.0.0:7777".parse().unwrap()).unwrap();
         let refused = try_run(&pair.one.host, "wg", &["set", "wg-one", "listen-port", "7777"]);

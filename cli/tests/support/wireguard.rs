@@ -1,6 +1,7 @@
 //! WireGuard devices in a lab, `carrick device` and others, all configured with `wg`.
 
 use std::{
+    cell::RefCell,
     env, fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -64,6 +65,7 @@ impl Implementation {
 
 /// A device with a key.
 pub(crate) struct Device {
+    implementation: Implementation,
     pub(crate) host: Host,
     pub(crate) interface: String,
     pub(crate) public_key: String,
@@ -71,8 +73,13 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Starts one, and gives it a key and a port.
+    /// Starts one, and gives it a key and the usual port.
     pub(crate) fn start(implementation: Implementation, host: &Host, interface: &str) -> Self {
+        Self::start_at(implementation, host, interface, PORT)
+    }
+
+    /// Starts one, and gives it a key and a port.
+    pub(crate) fn start_at(implementation: Implementation, host: &Host, interface: &str, port: u16) -> Self {
         let program = implementation.program().unwrap_or_else(|| panic!("{implementation:?} is missing"));
         let mut command = Command::new(program);
         command.args(implementation.arguments()).arg(interface);
@@ -80,13 +87,14 @@ impl Device {
         let process = host.spawn(interface, command).unwrap();
         let socket = socket(interface);
         eventually(PATIENCE, &format!("{}: {}", socket.display(), process.output()), || {
-            std::os::unix::net::UnixStream::connect(&socket).ok()
+            std::os::unix::net::UnixStream::connect(&socket).ok()?;
+            try_run(host, "ip", &["link", "show", interface]).status.success().then_some(())
         })
         .unwrap();
-        let device =
-            Self { host: host.clone(), interface: interface.to_owned(), public_key: String::new(), process };
+        let (host, interface) = (host.clone(), interface.to_owned());
+        let device = Self { implementation, host, interface, public_key: String::new(), process };
         let public_key = device.change_key();
-        device.set(&["listen-port", &PORT.to_string()]);
+        device.set(&["listen-port", &port.to_string()]);
         Self { public_key, ..device }
     }
 
@@ -125,6 +133,8 @@ impl Device {
 
     /// Gives the interface an address, and brings it up.
     pub(crate) fn up(&self, addresses: &[&str], mtu: &str) {
+        let ended = self.process.try_wait().unwrap();
+        assert!(ended.is_none(), "{} has ended: {}", self.interface, self.process.output());
         for address in addresses {
             run(&self.host, "ip", &["address", "add", address, "dev", &self.interface]);
         }
@@ -143,6 +153,15 @@ pub(crate) struct Pair {
     pub(crate) one: Device,
     pub(crate) two: Device,
     pub(crate) link: Link,
+    told: RefCell<Told>,
+}
+
+/// What the devices were told of each other.
+#[derive(Default)]
+struct Told {
+    preshared_key: Option<PathBuf>,
+    /// Where the other is, to each.
+    endpoints: [Option<String>; 2],
 }
 
 /// Outside and inside addresses of the two.
@@ -153,7 +172,12 @@ impl Pair {
     /// They know each other's keys and addresses, and nothing has been sent yet.
     pub(crate) fn new(lab: &mut Lab, implementations: [Implementation; 2]) -> Self {
         own_run();
-        let hosts = [lab.host("one").unwrap(), lab.host("two").unwrap()];
+        Self::among(lab, ["one", "two"], implementations)
+    }
+
+    /// The same on hosts with other names, with the /run that there is.
+    pub(crate) fn among(lab: &mut Lab, names: [&str; 2], implementations: [Implementation; 2]) -> Self {
+        let hosts = names.map(|name| lab.host(name).unwrap());
         let [outside_one, outside_two] = OUTSIDE.map(|[v4, v6]| [format!("{v4}/24"), format!("{v6}/64")]);
         let link = lab.wire(
             &hosts[0],
@@ -164,31 +188,57 @@ impl Pair {
             &outside_two.each_ref().map(String::as_str),
         );
         let [one, two] =
-            [0, 1].map(|n| Device::start(implementations[n], &hosts[n], ["wg-one", "wg-two"][n]));
-        for (device, peer, [v4, v6]) in [(&one, &two, INSIDE[1]), (&two, &one, INSIDE[0])] {
-            device.set(&["peer", &peer.public_key, "allowed-ips", &format!("{v4}/32,{v6}/128")]);
-        }
+            [0, 1].map(|n| Device::start(implementations[n], &hosts[n], &format!("wg-{}", names[n])));
         for (device, [v4, v6]) in [(&one, INSIDE[0]), (&two, INSIDE[1])] {
             device.up(&[&format!("{v4}/24"), &format!("{v6}/64")], "1420");
         }
-        Self { one, two, link: link.unwrap() }
+        let pair = Self { one, two, link: link.unwrap(), told: RefCell::default() };
+        [0, 1].iter().for_each(|&to| pair.introduce(to));
+        pair
+    }
+
+    /// Tells one of them of the other everything at once.
+    fn introduce(&self, to: usize) {
+        let (told, ends) = (self.told.borrow(), [&self.one, &self.two]);
+        let (device, peer, [v4, v6]) = (ends[to], ends[1 - to], INSIDE[1 - to]);
+        // It cannot change a peer.
+        if device.implementation == Implementation::Boringtun {
+            device.set(&["peer", &peer.public_key, "remove"]);
+        }
+        let allowed_ips = format!("{v4}/32,{v6}/128");
+        let mut arguments = vec!["peer", &peer.public_key, "allowed-ips", &allowed_ips];
+        if let Some(file) = &told.preshared_key {
+            arguments.extend(["preshared-key", file.to_str().unwrap()]);
+        }
+        if let Some(endpoint) = &told.endpoints[to] {
+            arguments.extend(["endpoint", endpoint]);
+        }
+        device.set(&arguments);
+    }
+
+    /// Makes one of them lose its sessions, and everything that it was not told.
+    pub(crate) fn forget(&self, which: usize) {
+        let ends = [&self.one, &self.two];
+        ends[which].set(&["peer", &ends[1 - which].public_key, "remove"]);
+        self.introduce(which);
+    }
+
+    /// Shares a secret between them.
+    pub(crate) fn share(&self, preshared_key: &str) {
+        self.told.borrow_mut().preshared_key = Some(secret_file("preshared", preshared_key));
+        [0, 1].iter().for_each(|&to| self.introduce(to));
+    }
+
+    /// Tells one of them where the other is.
+    pub(crate) fn point(&self, to: usize, family: usize) {
+        let endpoint = SocketAddr::new(OUTSIDE[1 - to][family].parse().unwrap(), PORT).to_string();
+        self.told.borrow_mut().endpoints[to] = Some(endpoint);
+        self.introduce(to);
     }
 
     /// Two of ours.
     pub(crate) fn carrick(lab: &mut Lab) -> Self {
         Self::new(lab, [Implementation::Carrick; 2])
-    }
-
-    /// Tells the first where the second is.
-    pub(crate) fn point(&self, family: usize) {
-        let endpoint = SocketAddr::new(OUTSIDE[1][family].parse().unwrap(), PORT).to_string();
-        self.one.set(&["peer", &self.two.public_key, "endpoint", &endpoint]);
-    }
-
-    /// Tells the second where the first is.
-    pub(crate) fn point_back(&self, family: usize) {
-        let endpoint = SocketAddr::new(OUTSIDE[0][family].parse().unwrap(), PORT).to_string();
-        self.two.set(&["peer", &self.one.public_key, "endpoint", &endpoint]);
     }
 
     /// Both ways, and for both families inside.
