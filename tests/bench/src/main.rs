@@ -38,8 +38,8 @@ struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Throughput, CPU, round trips and memory, next to the untunnelled path
-    Tunnel(Tunnel),
+    /// `carrick device` beside other WireGuard devices: throughput, CPU, round trips and memory
+    Tunnel(tunnel::Options),
     /// Connections under traffic for minutes, across rekeys and coordinator restarts; fails if one breaks or stalls
     Soak(Soak),
     /// From the revocation of a node to the last packet at, and from, each of its peers
@@ -48,16 +48,6 @@ enum What {
     Join(Join),
     /// Appraisals of evidence, and a peer's verification of grants, on one core
     Appraise(Appraise),
-}
-
-#[derive(Debug, Args)]
-struct Tunnel {
-    /// How long each stream is, in seconds
-    #[arg(long, default_value_t = 10)]
-    secs: u64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -139,7 +129,7 @@ fn run(what: What, carrick: &Path) -> Result<()> {
     warn_of_debug_build();
     match what {
         What::Tunnel(options) => {
-            let figures = tunnel::measure(carrick, options.secs)?;
+            let figures = tunnel::measure(carrick.to_owned(), &options)?;
             print(&figures, options.json, tunnel::Figures::to_table)
         }
         What::Soak(options) => {
