@@ -1,4 +1,16 @@
 //! ChaCha20-Poly1305 (RFC 8439) over whole batches of data messages.
+//!
+//! Where the processor has AVX2, batches go through a kernel of our own; elsewhere, and for single messages, ring does the work.
+
+#[cfg(target_arch = "x86_64")]
+mod batch;
+#[cfg(target_arch = "x86_64")]
+mod chacha20;
+#[cfg(target_arch = "x86_64")]
+mod poly1305;
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod tests;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
@@ -110,6 +122,12 @@ impl Cipher {
     /// Seals the texts in place, each under the counter in its header, which must never have been used with this key.
     /// [`crate::Nonces::seal`] sees to that.
     pub fn seal(&self, messages: &mut [Message<'_>]) {
+        #[cfg(target_arch = "x86_64")]
+        if messages.len() > 1
+            && let Some(batch) = batch::Batch::detect()
+        {
+            return batch.seal(&self.0, messages);
+        }
         let key = self.key();
         for message in messages {
             message.opened = false;
@@ -119,6 +137,12 @@ impl Cipher {
 
     /// Opens the texts in place. [`Message::packet`] says which were authentic.
     pub fn open(&self, messages: &mut [Message<'_>]) {
+        #[cfg(target_arch = "x86_64")]
+        if messages.len() > 1
+            && let Some(batch) = batch::Batch::detect()
+        {
+            return batch.open(&self.0, messages);
+        }
         let key = self.key();
         for message in messages {
             let nonce = nonce(message.parsed.counter);
@@ -165,7 +189,7 @@ fn nonce(counter: u64) -> Nonce {
 const _: () = assert!(message::KEEPALIVE == OVERHEAD);
 
 #[cfg(test)]
-mod tests {
+mod message_tests {
     use proptest::prelude::*;
 
     use super::*;

@@ -1,0 +1,170 @@
+//! Poly1305 (RFC 8439, section 2.5) of whole blocks, in 64-bit words; as for ChaCha20-Poly1305, whose texts are padded to whole blocks.
+//!
+//! No branch and no address depends on a key or on a text.
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The bytes of a block.
+pub(super) const BLOCK: usize = 16;
+
+/// A sum under a one-time key.
+#[derive(ZeroizeOnDrop)]
+pub(super) struct Poly1305 {
+    state: State,
+    /// What is added at the end.
+    pad: [u64; 2],
+}
+
+#[derive(Clone, Copy, Zeroize)]
+struct State {
+    /// The accumulator, below 2^130 + 2^66: `h[2]` has a few bits.
+    h: [u64; 3],
+    /// The multiplier, clamped: the upper four bits of each word and the lower two of the second are zero.
+    r: [u64; 2],
+    /// r\[1\] · 5/4: what r\[1\] · 2^128 is, modulo 2^130 − 5.
+    s: u64,
+}
+
+impl Poly1305 {
+    /// A sum under no key.
+    pub(super) const fn unkeyed() -> Self {
+        Self { state: State { h: [0; 3], r: [0; 2], s: 0 }, pad: [0; 2] }
+    }
+
+    /// A sum of nothing under a one-time key.
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        let [r0, r1, pad0, pad1] = words(key);
+        let r = [r0 & 0x0fff_fffc_0fff_ffff, r1 & 0x0fff_fffc_0fff_fffc];
+        Self { state: State { h: [0; 3], r, s: r[1] + (r[1] >> 2) }, pad: [pad0, pad1] }
+    }
+
+    /// Adds blocks.
+    fn blocks(&mut self, blocks: &[[u8; BLOCK]]) {
+        let mut state = self.state;
+        blocks.iter().for_each(|block| state.block(block));
+        self.state.h = state.h;
+    }
+
+    /// Adds bytes, padded with zeros to whole blocks.
+    pub(super) fn padded(&mut self, bytes: &[u8]) {
+        let (blocks, rest) = bytes.as_chunks();
+        self.blocks(blocks);
+        if !rest.is_empty() {
+            let mut block = [0; BLOCK];
+            block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            self.blocks(&[block]);
+        }
+    }
+
+    /// Adds the lengths of associated data and text.
+    pub(super) fn lengths(&mut self, associated: usize, text: usize) {
+        self.state.add(associated as u64, text as u64);
+    }
+
+    /// The tag.
+    pub(super) fn tag(&self) -> [u8; BLOCK] {
+        let [h0, h1, h2] = self.state.h;
+        // Where h is not below the modulus, what is left of it without the modulus: h + 5 without bit 130.
+        let (g0, carry) = h0.overflowing_add(5);
+        let (g1, carry) = h1.overflowing_add(carry.into());
+        let reduces = (((h2 + u64::from(carry)) >> 2) & 1).wrapping_neg();
+        let low = (h0 & !reduces) | (g0 & reduces);
+        let high = (h1 & !reduces) | (g1 & reduces);
+        let (low, carry) = low.overflowing_add(self.pad[0]);
+        let high = high.wrapping_add(self.pad[1]).wrapping_add(carry.into());
+        let mut tag = [0; BLOCK];
+        tag[..8].copy_from_slice(&low.to_le_bytes());
+        tag[8..].copy_from_slice(&high.to_le_bytes());
+        tag
+    }
+}
+
+impl State {
+    #[inline(always)]
+    fn block(&mut self, block: &[u8; BLOCK]) {
+        let [m0, m1] = words(block);
+        self.add(m0, m1);
+    }
+
+    /// h = (h + m + 2^128) · r, modulo 2^130 − 5, not fully reduced.
+    #[inline(always)]
+    fn add(&mut self, m0: u64, m1: u64) {
+        let ([h0, h1, h2], [r0, r1], s) = (self.h, self.r, self.s);
+        let (h0, carry) = h0.carrying_add(m0, false);
+        let (h1, carry) = h1.carrying_add(m1, carry);
+        let h2 = h2 + 1 + u64::from(carry);
+        let wide = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        // Neither sum overflows, since r0, r1 and s are below 2^61, and h2 is a few bits.
+        let d0 = wide(h0, r0) + wide(h1, s);
+        let d1 = wide(h0, r1) + wide(h1, r0) + u128::from(h2 * s) + (d0 >> 64);
+        let d2 = h2 * r0 + (d1 >> 64) as u64;
+        // What is above 2^130 counts five times, below.
+        let (h0, carry) = (d0 as u64).carrying_add((d2 >> 2) * 5, false);
+        let (h1, carry) = (d1 as u64).carrying_add(0, carry);
+        self.h = [h0, h1, (d2 & 3) + u64::from(carry)];
+    }
+}
+
+/// Two sums that go on side by side: each waits for its multiplications, and the other fills the wait.
+pub(super) struct Pair<'a> {
+    sums: [&'a mut Poly1305; 2],
+    /// What is still to be added to each: as many blocks to one as to the other.
+    blocks: [&'a [[u8; BLOCK]]; 2],
+    /// How many of them were added.
+    added: usize,
+    /// What is to be added to one of them after that.
+    rest: [&'a [[u8; BLOCK]]; 2],
+}
+
+impl<'a> Pair<'a> {
+    /// Sums to which blocks are to be added.
+    pub(super) fn new(sums: [&'a mut Poly1305; 2], blocks: [&'a [[u8; BLOCK]]; 2]) -> Self {
+        let even = blocks[0].len().min(blocks[1].len());
+        let parts = blocks.map(|blocks| blocks.split_at(even));
+        Self { sums, blocks: parts.map(|part| part.0), added: 0, rest: parts.map(|part| part.1) }
+    }
+
+    /// Adds a block to each, while both have one.
+    #[inline(always)]
+    pub(super) fn advance(&mut self) {
+        if let (Some(a), Some(b)) = (self.blocks[0].get(self.added), self.blocks[1].get(self.added)) {
+            // Copies: else each step would wait for memory.
+            let (mut one, mut two) = (self.sums[0].state, self.sums[1].state);
+            one.block(a);
+            two.block(b);
+            (self.sums[0].state.h, self.sums[1].state.h) = (one.h, two.h);
+            self.added += 1;
+        }
+    }
+
+    /// Adds all that is left once [`Pair::advance`] has nothing to add any more; says whether so.
+    pub(super) fn end(&mut self) -> bool {
+        let ends = self.added == self.blocks[0].len();
+        if ends {
+            for (sum, blocks) in self.sums.iter_mut().zip(&mut self.rest) {
+                sum.blocks(std::mem::take(blocks));
+            }
+        }
+        ends
+    }
+
+    /// Adds all that is left.
+    pub(super) fn finish(&mut self) {
+        while !self.end() {
+            self.advance();
+        }
+    }
+
+    /// How many blocks [`Pair::advance`] has added to each.
+    pub(super) const fn added(&self) -> usize {
+        self.added
+    }
+}
+
+fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
+}

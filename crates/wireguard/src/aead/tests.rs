@@ -1,0 +1,263 @@
+//! The batched kernel, against the vectors of RFC 8439 and against ring.
+
+use proptest::prelude::*;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
+
+use super::{
+    HEADER, Message, TAG,
+    batch::Batch,
+    chacha20::{self, Lanes},
+    nonce,
+    poly1305::{Pair, Poly1305},
+};
+use crate::message::DataHeader;
+
+fn kernel() -> Batch {
+    Batch::detect().expect("these tests need a processor with AVX2 and BMI2")
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        text.chars().filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).unwrap()).collect();
+    digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]).collect()
+}
+
+fn poly1305(key: &[u8; 32], whole_blocks: &[u8]) -> [u8; TAG] {
+    let mut sum = Poly1305::new(key);
+    sum.padded(whole_blocks);
+    sum.tag()
+}
+
+/// Eight blocks of the key stream of one message.
+fn stream(key: &[u8; 32], counter: u64, first: u32) -> [[u8; 64]; 8] {
+    #[target_feature(enable = "avx2,bmi2")]
+    fn make(key: &[u32; 8], counter: u64, first: u32, out: &mut [[u8; 64]; 8]) {
+        let [one, two] = &mut [Poly1305::unkeyed(), Poly1305::unkeyed()];
+        let lanes = Lanes::following(counter, first);
+        chacha20::blocks(key, &lanes, &mut Pair::new([one, two], [&[], &[]]), out);
+    }
+    let words = std::array::from_fn(|n| u32::from_le_bytes(key[4 * n..4 * n + 4].try_into().unwrap()));
+    let mut out = [[0; 64]; 8];
+    kernel();
+    // SAFETY: `kernel` has found AVX2 and BMI2.
+    unsafe { make(&words, counter, first, &mut out) };
+    out
+}
+
+#[test]
+fn the_key_stream_is_rfc_8439_appendix_a_1s() {
+    let zero = stream(&[0; 32], 0, 0);
+    let first = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586";
+    let second = "9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed29b721769ce64e43d57133b074d839d531ed1f28510afb45ace10a1f4b794d6f";
+    assert_eq!(zero[0].as_slice(), hex(first));
+    assert_eq!(zero[1].as_slice(), hex(second));
+    let mut key = [0; 32];
+    key[31] = 1;
+    let third = "3aeb5224ecf849929b9d828db1ced4dd832025e8018b8160b82284f3c949aa5a8eca00bbb4a73bdad192b5c42f73f2fd4e273644c8b36125a64addeb006c13a0";
+    assert_eq!(stream(&key, 0, 1)[0].as_slice(), hex(third));
+    let mut key = [0; 32];
+    key[1] = 0xff;
+    let fourth = "72d54dfbf12ec44b362692df94137f328fea8da73990265ec1bbbea1ae9af0ca13b25aa26cb4a648cb9b9d1be65b2c0924a66c54d545ec1b7374f4872e99f096";
+    assert_eq!(stream(&key, 0, 2)[0].as_slice(), hex(fourth));
+    let fifth = "c2c64d378cd536374ae204b9ef933fcd1a8b2288b3dfa49672ab765b54ee27c78a970e0e955c14f3a88e741b97c286f75f8fc299e8148362fa198a39531bed6d";
+    assert_eq!(stream(&[0; 32], 2 << 56, 0)[0].as_slice(), hex(fifth));
+}
+
+#[test]
+fn the_sum_is_rfc_8439_appendix_a_3s_also_where_it_is_all_about_carries() {
+    let block = |low: u8, rest: u8| {
+        let mut block = [rest; 16];
+        block[0] = low;
+        block.to_vec()
+    };
+    let r = |low: u8| {
+        let mut key = [0; 32];
+        key[0] = low;
+        key
+    };
+    let mut added = r(2);
+    added[16..].fill(0xff);
+    let ff = 0xff;
+    let zero = vec![0; 16];
+    // Vectors 1 and 5 to 9.
+    let cases = [
+        ("1", [0; 32], zero.repeat(4), zero.clone()),
+        ("5", r(2), block(ff, ff), block(3, 0)),
+        ("6", added, block(2, 0), block(3, 0)),
+        ("7", r(1), [block(ff, ff), block(0xf0, ff), block(0x11, 0)].concat(), block(5, 0)),
+        ("8", r(1), [block(ff, ff), block(0xfb, 0xfe), block(1, 1)].concat(), zero.clone()),
+        ("9", r(2), block(0xfd, ff), block(0xfa, ff)),
+    ];
+    for (number, key, text, expected) in cases {
+        assert_eq!(poly1305(&key, &text).as_slice(), expected, "vector {number}");
+    }
+}
+
+#[test]
+fn the_sum_of_whole_blocks_is_rfc_8439_appendix_a_3s_vectors_with_a_long_r() {
+    let r = "01000000000000000400000000000000";
+    let key: [u8; 32] = [hex(r), vec![0; 16]].concat().try_into().unwrap();
+    let text = hex(
+        "e33594d7505e43b900000000000000003394d7505e4379cd01000000000000000000000000000000000000000000000001000000000000000000000000000000",
+    );
+    assert_eq!(poly1305(&key, &text).as_slice(), hex("14000000000000005500000000000000"), "vector 10");
+    assert_eq!(poly1305(&key, &text[..48]).as_slice(), hex("13000000000000000000000000000000"), "vector 11");
+}
+
+/// What ring makes of the same texts.
+fn with_ring(key: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
+    let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).unwrap());
+    let mut text = text.to_vec();
+    key.seal_in_place_append_tag(nonce(counter), Aad::empty(), &mut text).unwrap();
+    text
+}
+
+/// Seals texts as one batch, compares with ring, opens what ring has sealed, with some of it touched, and compares again.
+fn check(key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
+    let messages = |buffers: &mut Vec<Vec<u8>>| {
+        for (buffer, (counter, text)) in buffers.iter_mut().zip(texts) {
+            *buffer =
+                [&DataHeader { receiver: 9, counter: *counter }.encode(), text.as_slice(), &[0x55; TAG]]
+                    .concat();
+        }
+    };
+    let mut buffers = vec![Vec::new(); texts.len()];
+    messages(&mut buffers);
+    let mut batch: Vec<Message<'_>> =
+        buffers.iter_mut().map(|buffer| Message::incoming(buffer).unwrap()).collect();
+    kernel().seal(key, &mut batch);
+    assert!(batch.iter().all(|message| message.packet().is_none()));
+    for (buffer, (counter, text)) in buffers.iter().zip(texts) {
+        assert_eq!(buffer[HEADER..], with_ring(key, *counter, text), "sealing {} bytes", text.len());
+    }
+    for (message, byte) in touched {
+        let buffer = &mut buffers[*message];
+        let at = HEADER + byte % (buffer.len() - HEADER);
+        buffer[at] ^= 0x10;
+    }
+    let sealed = buffers.clone();
+    let mut batch: Vec<Message<'_>> =
+        buffers.iter_mut().map(|buffer| Message::incoming(buffer).unwrap()).collect();
+    kernel().open(key, &mut batch);
+    for (number, (message, (_, text))) in batch.iter().zip(texts).enumerate() {
+        if touched.iter().any(|(touched, _)| *touched == number) {
+            assert_eq!(message.packet(), None, "message {number} was touched");
+            assert_eq!(*message.body, sealed[number][HEADER..], "and nothing of it was decrypted");
+        } else {
+            assert_eq!(message.packet(), Some(text.as_slice()), "opening {} bytes", text.len());
+        }
+    }
+}
+
+#[test]
+fn every_length_is_sealed_and_opened_as_ring_does() {
+    let text = |length: usize| (0..length).map(|n| (n * 7 + length) as u8).collect::<Vec<u8>>();
+    for length in 0..=2_000 {
+        let texts: Vec<_> = [length, length, length / 3]
+            .iter()
+            .enumerate()
+            .map(|(n, length)| (n as u64, text(*length)))
+            .collect();
+        check(&[3; 32], &texts, &[]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #[test]
+    fn batches_of_any_lengths_are_sealed_and_opened_as_ring_does(
+        key: [u8; 32],
+        counters: u64,
+        lengths in prop::collection::vec(prop_oneof![0..200_usize, 0..2_000_usize, Just(1_420)], 0..140),
+        seed: u8,
+        touched in prop::collection::vec((any::<prop::sample::Index>(), any::<usize>()), 0..4),
+    ) {
+        let texts: Vec<_> = lengths.iter().enumerate().map(|(n, length)| {
+            let text = (0..*length).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect();
+            (counters.wrapping_add(n as u64), text)
+        }).collect();
+        let touched: std::collections::BTreeMap<_, _> =
+            touched.iter().filter(|_| !texts.is_empty()).map(|(index, byte)| (index.index(texts.len()), *byte)).collect();
+        check(&key, &texts, &touched.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn sums_of_any_blocks_are_those_of_the_slow_way(key: [u8; 32], blocks in prop::collection::vec(any::<[u8; 16]>(), 0..40)) {
+        prop_assert_eq!(poly1305(&key, blocks.as_flattened()), slow_poly1305(&key, &blocks));
+    }
+}
+
+/// Poly1305 with numbers of 26 bits, digit by digit.
+fn slow_poly1305(key: &[u8; 32], blocks: &[[u8; 16]]) -> [u8; 16] {
+    // Little-endian digits in base 2^8, reduced after each product by 2^130 = 5.
+    let number = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(*byte)).collect::<Vec<u64>>();
+    let mut r = number(&key[..16]);
+    for at in [3, 7, 11, 15] {
+        r[at] &= 0x0f;
+    }
+    for at in [4, 8, 12] {
+        r[at] &= 0xfc;
+    }
+    let carry = |digits: &mut Vec<u64>| {
+        let mut over = 0;
+        for digit in digits.iter_mut() {
+            over += *digit;
+            *digit = over & 0xff;
+            over >>= 8;
+        }
+        while over > 0 {
+            digits.push(over & 0xff);
+            over >>= 8;
+        }
+    };
+    // What is above 2^130 comes back five times.
+    let reduce = |digits: &mut Vec<u64>| {
+        while digits.len() > 17 || digits.get(16).is_some_and(|digit| *digit > 3) {
+            let mut above: Vec<u64> = digits[16..].to_vec();
+            digits.truncate(17);
+            digits[16] &= 3;
+            above[0] &= !3;
+            // `above` stands at 2^128; divided by four and times five.
+            for (at, digit) in above.iter().enumerate() {
+                let fives = digit * 5;
+                let (low, high) = (fives >> 2, (fives & 3) << 6);
+                digits.resize(digits.len().max(at + 1), 0);
+                digits[at] += low;
+                if at > 0 {
+                    digits[at - 1] += high;
+                }
+            }
+            carry(digits);
+        }
+    };
+    let mut h = vec![0; 17];
+    for block in blocks {
+        for (at, byte) in block.iter().chain(&[1]).enumerate() {
+            h[at] += u64::from(*byte);
+        }
+        carry(&mut h);
+        let mut product = vec![0; h.len() + 16];
+        for (i, a) in h.iter().enumerate() {
+            for (j, b) in r.iter().enumerate() {
+                product[i + j] += a * b;
+            }
+        }
+        carry(&mut product);
+        reduce(&mut product);
+        h = product;
+        h.resize(17, 0);
+    }
+    // h is below 2^130: is it the modulus or more?
+    let mut plus = h.clone();
+    plus[0] += 5;
+    carry(&mut plus);
+    if plus[16] > 3 {
+        h = plus;
+    }
+    h.truncate(16);
+    for (digit, byte) in h.iter_mut().zip(&key[16..]) {
+        *digit += u64::from(*byte);
+    }
+    carry(&mut h);
+    std::array::from_fn(|at| u8::try_from(h[at]).unwrap())
+}
