@@ -16,6 +16,9 @@ use super::{
 /// So many messages have their one-time keys at hand.
 const AT_ONCE: usize = 64;
 
+/// Texts of up to so many bytes share what is made at once.
+const SHORT: usize = BLOCK * LANES / 2;
+
 /// This processor has what is needed.
 #[derive(Clone, Copy)]
 pub(super) struct Batch(());
@@ -24,6 +27,14 @@ impl Batch {
     /// `None` where something is missing.
     pub(super) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2")).then_some(Self(()))
+    }
+
+    /// `None` also where ring is as fast: for single messages, and where the texts are so long that what is lost at the ends of each is
+    /// little, or so that it is much here.
+    pub(super) fn worthwhile(messages: &[Message<'_>]) -> Option<Self> {
+        let [first, _, ..] = messages else { return None };
+        let gains = matches!(text(first).len(), 0..=SHORT | 1024..2048);
+        if gains { Self::detect() } else { None }
     }
 
     /// Seals the texts in place, each under the counter in its header.
