@@ -17,7 +17,7 @@ use carrick_wireguard::{
 use crate::{
     allowed_ips::AllowedIps,
     offload::{Coalesced, Coalescer, Segments, VnetHeader},
-    outbox::{Outbox, Transmit},
+    outbox::{Outbox, Transmit, Unsealed},
     outside::{Outside, Surroundings},
     own_keys::{Claim, FORMER_KEY_LIFE, OwnKeys},
     packet::{addresses, unpadded},
@@ -258,18 +258,14 @@ impl Device {
         };
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if let Some(tunnel) = peer.sending(now) {
-            peer.tx_bytes += seal(&mut self.outbox, tunnel, segments, self.mtu, now);
-            // What was sent may have asked for the next session.
-            if let Some(tunnel) = &mut peer.current {
-                flush(&mut self.outbox, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
-            }
+            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, self.mtu, now);
             if peer.current.as_ref().is_some_and(Tunnel::has_keys) {
                 return;
             }
         } else if peer.config.admits_new {
             while let Some(length) = segments.next_length() {
-                let mut packet = vec![0; length];
-                segments.write_next(&mut packet);
+                let mut packet = Vec::with_capacity(length);
+                segments.append_next(&mut packet);
                 self.counters.crowded_out += self.waiting.push(key, packet);
             }
         } else {
@@ -354,8 +350,20 @@ impl Device {
     }
 
     /// The next datagrams to send. [`Device::recycle`] takes the buffer back.
+    ///
+    /// Packets are sealed here: the more there are of one tunnel by now, the less each costs.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.outbox.pop()
+        loop {
+            let mut transmit = self.outbox.pop()?;
+            let sealed = match transmit.unsealed.take() {
+                Some(by) => self.seal(&mut transmit, by).is_some(),
+                None => true,
+            };
+            if sealed {
+                return Some(transmit);
+            }
+            self.outbox.recycle(transmit);
+        }
     }
 
     /// Takes the buffer of what was sent.
@@ -543,8 +551,24 @@ impl Device {
             && let Some(packet) = self.waiting.pop(&key)
         {
             let Ok(segments) = Segments::of(&VnetHeader::default(), &packet) else { continue };
-            peer.tx_bytes += seal(&mut self.outbox, tunnel, segments, self.mtu, now);
+            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, self.mtu, now);
         }
+    }
+
+    /// Seals what is about to be sent; `None` where the tunnel is gone, or its keys are used up.
+    fn seal(&mut self, transmit: &mut Transmit, Unsealed { slot, at: now }: Unsealed) -> Option<()> {
+        let key = self.slots.peer(slot)?;
+        let peer = self.peers.get_mut(&key)?;
+        let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
+        let sealed = tunnel.seal(&mut transmit.payload, transmit.segment, self.mtu, now);
+        // What is sent may have asked for the next session.
+        if let Some(tunnel) = &mut peer.current {
+            flush(&mut self.outbox, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
+        }
+        if !sealed {
+            self.begin(key, now);
+        }
+        sealed.then_some(())
     }
 
     /// Takes a peer out of the tables; its tunnels are the caller's.
@@ -570,27 +594,19 @@ fn batch(datagrams: &[u8], segment: usize) -> usize {
     same.map(<[u8]>::len).sum()
 }
 
-/// Seals packets, and says how many bytes they have.
-fn seal(
-    outbox: &mut Outbox,
-    tunnel: &mut Tunnel,
-    mut segments: Segments<'_>,
-    mtu: usize,
-    now: Instant,
-) -> u64 {
+/// Appends packets for a tunnel, and says how many bytes they have.
+fn append(outbox: &mut Outbox, tunnel: &Tunnel, mut segments: Segments<'_>, mtu: usize, now: Instant) -> u64 {
     let Some(to) = tunnel.endpoint else { return 0 };
+    let by = Unsealed { slot: tunnel.slot, at: now };
     let mut bytes = 0;
     while let Some(length) = segments.next_length() {
         let sealed = padded(length, mtu) + OVERHEAD;
         if sealed > MAX_DATAGRAM {
             break;
         }
-        if let Some(room) = outbox.append(to, sealed).get_mut(HEADER..HEADER + length) {
-            segments.write_next(room);
-        }
+        outbox.append(to, by, sealed, |payload| segments.append_next(payload));
         bytes += length as u64;
     }
-    outbox.seal(|datagrams, segment| tunnel.seal(datagrams, segment, mtu, now));
     bytes
 }
 

@@ -1,7 +1,9 @@
 //! What goes to the network: datagrams one behind the other in one buffer, for as long as they go to one place and have one length,
 //! so that the kernel takes them all in one call.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, net::SocketAddr, time::Instant};
+
+use carrick_wireguard::HEADER;
 
 use crate::device::MAX_DATAGRAM;
 
@@ -20,74 +22,86 @@ pub struct Transmit {
     pub payload: Vec<u8>,
     /// How long each datagram is, but for the last, which may be shorter.
     pub segment: usize,
-    /// So many bytes are sealed, and so may be sent.
-    sealed: usize,
+    /// What has to seal them first.
+    pub(crate) unsealed: Option<Unsealed>,
+}
+
+/// What seals datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unsealed {
+    /// The slot of the tunnel.
+    pub(crate) slot: u32,
+    /// When the last of them was appended.
+    pub(crate) at: Instant,
 }
 
 /// Datagrams, in the order in which they go.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     transmits: VecDeque<Transmit>,
+    /// How many bytes they have.
+    bytes: usize,
     spare: Vec<Vec<u8>>,
 }
 
 impl Outbox {
-    /// Room for one more datagram, to be sealed by [`Outbox::seal`].
-    pub(crate) fn append(&mut self, to: SocketAddr, length: usize) -> &mut [u8] {
+    /// One more datagram: `write` writes the `packet` bytes of text, which become `sealed` bytes. It is sealed when it is popped, together
+    /// with those that go with it: cipher and kernel take many at once.
+    pub(crate) fn append(
+        &mut self,
+        to: SocketAddr,
+        by: Unsealed,
+        sealed: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let fits = self.transmits.back().is_some_and(|last| {
             last.to == to
-                && length <= last.segment
+                && last.unsealed.is_some_and(|last| last.slot == by.slot)
+                && sealed <= last.segment
                 && last.payload.len().is_multiple_of(last.segment)
                 && last.payload.len() / last.segment < MAX_SEGMENTS
-                && last.payload.len() + length <= MAX_DATAGRAM
+                && last.payload.len() + sealed <= MAX_DATAGRAM
         });
         if !fits {
             let payload = self.spare.pop().unwrap_or_default();
-            self.transmits.push_back(Transmit { to, payload, segment: length.max(1), sealed: 0 });
+            self.transmits.push_back(Transmit { to, payload, segment: sealed.max(1), unsealed: None });
         }
         // One was pushed if there was none.
-        let Some(last) = self.transmits.back_mut() else { return &mut [] };
-        let from = last.payload.len();
-        last.payload.resize(from + length, 0);
-        &mut last.payload[from..]
-    }
-
-    /// Hands over the datagrams that are not sealed yet, a batch at a time, each with how long its datagrams are. Those for which
-    /// `seal` says no are dropped.
-    pub(crate) fn seal(&mut self, mut seal: impl FnMut(&mut [u8], usize) -> bool) {
-        let first = self.transmits.iter().rposition(|transmit| transmit.sealed == transmit.payload.len());
-        for transmit in self.transmits.iter_mut().skip(first.map_or(0, |sealed| sealed + 1)) {
-            let unsealed = transmit.payload.get_mut(transmit.sealed..).unwrap_or_default();
-            if seal(unsealed, transmit.segment) {
-                transmit.sealed = transmit.payload.len();
-            } else {
-                transmit.payload.truncate(transmit.sealed);
-            }
-        }
-        self.transmits.retain(|transmit| !transmit.payload.is_empty());
+        let Some(Transmit { payload, unsealed, .. }) = self.transmits.back_mut() else { return };
+        let end = payload.len() + sealed;
+        payload.reserve(sealed);
+        payload.extend_from_slice(&[0; HEADER]);
+        write(payload);
+        // Padding, and room for the tag.
+        payload.resize(end, 0);
+        *unsealed = Some(by);
+        self.bytes += sealed;
     }
 
     /// A datagram that needs no sealing.
     pub(crate) fn push(&mut self, to: SocketAddr, datagram: &[u8]) {
-        let payload = datagram.to_vec();
-        let (segment, sealed) = (payload.len().max(1), payload.len());
-        self.transmits.push_back(Transmit { to, payload, segment, sealed });
+        let mut payload = self.spare.pop().unwrap_or_default();
+        payload.extend_from_slice(datagram);
+        self.bytes += payload.len();
+        self.transmits.push_back(Transmit { to, segment: payload.len().max(1), payload, unsealed: None });
     }
 
-    /// The next datagrams to send.
+    /// The next datagrams.
     pub(crate) fn pop(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front()?;
+        self.bytes -= transmit.payload.len();
+        Some(transmit)
     }
 
     /// How many bytes wait.
-    pub(crate) fn bytes(&self) -> usize {
-        self.transmits.iter().map(|transmit| transmit.payload.len()).sum()
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes a buffer back.
     pub(crate) fn recycle(&mut self, transmit: Transmit) {
         let mut payload = transmit.payload;
-        if self.spare.len() < MAX_SPARE && payload.capacity() > 1 << 15 {
+        if self.spare.len() < MAX_SPARE {
             payload.clear();
             self.spare.push(payload);
         }
@@ -107,13 +121,45 @@ mod tests {
         std::iter::from_fn(|| outbox.pop()).map(|sent| (sent.to, sent.segment, sent.payload.len())).collect()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
+    fn by(slot: u32) -> Unsealed {
+        Unsealed { slot, at: Instant::now() }
+    }
+
     fn filled(lengths: &[(u8, usize)]) -> Outbox {
         let mut outbox = Outbox::default();
         for (to, length) in lengths {
-            assert_eq!(outbox.append(place(*to), *length).len(), *length);
+            outbox.append(place(*to), by(1), *length, |payload| payload.extend_from_slice(&[7; 3]));
         }
-        outbox.seal(|_, _| true);
         outbox
+    }
+
+    #[test]
+    fn a_text_has_room_before_and_behind_it() {
+        let mut outbox = filled(&[(1, 40), (1, 40)]);
+        assert_eq!(outbox.bytes(), 80);
+        let sent = outbox.pop().unwrap();
+        let expected = [vec![0; 16], vec![7; 3], vec![0; 21]].concat().repeat(2);
+        assert_eq!(sent.payload, expected);
+        assert_eq!(outbox.bytes(), 0);
+        outbox.recycle(sent);
+        outbox.append(place(1), by(1), 40, |payload| payload.extend_from_slice(&[7; 3]));
+        assert_eq!(
+            outbox.pop().unwrap().payload,
+            expected[..40],
+            "nothing is left of what a buffer had before"
+        );
+    }
+
+    #[test]
+    fn tunnels_and_datagrams_that_need_none_go_by_themselves() {
+        let mut outbox = filled(&[(1, 100)]);
+        outbox.append(place(1), by(2), 100, |_| {});
+        outbox.push(place(1), &[1; 100]);
+        outbox.append(place(1), by(2), 100, |_| {});
+        let slots: Vec<_> =
+            std::iter::from_fn(|| outbox.pop()).map(|sent| sent.unsealed.map(|by| by.slot)).collect();
+        assert_eq!(slots, [Some(1), Some(2), None, Some(2)]);
     }
 
     #[test]
@@ -129,19 +175,5 @@ mod tests {
         assert_eq!(small.transmits.iter().map(|sent| sent.payload.len() / 64).collect::<Vec<_>>(), [64, 6]);
         let large = filled(&[(1, 1452); 48]);
         assert_eq!(large.transmits.iter().map(|sent| sent.payload.len() / 1452).collect::<Vec<_>>(), [45, 3]);
-    }
-
-    #[test]
-    fn what_cannot_be_sealed_is_not_sent_and_what_was_sealed_before_is() {
-        let mut outbox = filled(&[(1, 100), (1, 100)]);
-        outbox.append(place(1), 100);
-        outbox.append(place(2), 100);
-        let mut asked = Vec::new();
-        outbox.seal(|bytes, segment| {
-            asked.push((bytes.len(), segment));
-            false
-        });
-        assert_eq!(asked, [(100, 100), (100, 100)]);
-        assert_eq!(drain(&mut outbox), [(place(1), 100, 200)]);
     }
 }

@@ -7,18 +7,20 @@ pub(super) struct Sum(u64);
 impl Sum {
     /// Adds bytes, as 16-bit words in network order.
     pub(super) fn add(self, bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks::<4>();
-        // Words are summed in host order, as RFC 1071 (section 2B) allows; `fold` turns the sum round.
-        let mut sum = self.0;
-        for block in words.chunks(1 << 16) {
-            sum += block.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
+        // Words are summed in host order, as RFC 1071 (section 2B) allows; `fold` turns the sum round. Long ones, in sums that do not wait
+        // for each other.
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        let mut sums = [0_u128; 4];
+        for block in blocks {
+            for (sum, word) in sums.iter_mut().zip(block.as_chunks().0) {
+                *sum += u128::from(u64::from_ne_bytes(*word));
+            }
         }
-        if !rest.is_empty() {
-            let mut word = [0; 4];
-            word[..rest.len()].copy_from_slice(rest);
-            sum += u64::from(u32::from_ne_bytes(word));
-        }
-        Self(sum)
+        let (words, last) = rest.as_chunks::<4>();
+        let rest: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+        let mut word = [0; 4];
+        word.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
+        Self(self.0 + folded(sums.iter().sum()) + rest + u64::from(u32::from_ne_bytes(word)))
     }
 
     /// Adds a number in network order.
@@ -39,6 +41,12 @@ impl Sum {
     pub(super) fn checksum(self) -> u16 {
         !self.fold()
     }
+}
+
+/// A sum of 64-bit words, as one of 32-bit words: 2^32 counts as one, as 2^16 does.
+fn folded(sum: u128) -> u64 {
+    let word = |at: u32| u64::from((sum >> (32 * at)) as u32);
+    word(0) + word(1) + word(2) + word(3)
 }
 
 #[cfg(test)]

@@ -70,25 +70,28 @@ impl<'a> Segments<'a> {
         }
     }
 
-    /// Writes the next packet, which has as many bytes as `room`: [`Segments::next_length`].
-    pub fn write_next(&mut self, room: &mut [u8]) {
-        debug_assert_eq!(self.next_length(), Some(room.len()));
+    /// Writes the next packet behind what is there.
+    pub fn append_next(&mut self, to: &mut Vec<u8>) {
+        let from = to.len();
         match self.how {
             How::Whole(checksum) => {
-                room.copy_from_slice(self.packet);
-                if let Some((start, at)) = checksum {
-                    let sum = Sum::default().add(room.get(start..).unwrap_or_default()).checksum();
+                to.extend_from_slice(self.packet);
+                if let Some((start, at)) = checksum
+                    && let Some(packet) = to.get_mut(from..)
+                {
+                    let sum = Sum::default().add(packet.get(start..).unwrap_or_default()).checksum();
                     // Of UDP, zero says that there is none; for all others both spellings mean the same.
-                    write_u16(room, start + at, if sum == 0 { 0xffff } else { sum });
+                    write_u16(packet, start + at, if sum == 0 { 0xffff } else { sum });
                 }
             }
             How::Cut(headers, size) => {
-                let (head, payload) = room.split_at_mut(headers.payload);
-                let end = self.next + payload.len();
-                head.copy_from_slice(&self.packet[..headers.payload]);
-                payload.copy_from_slice(&self.packet[self.next..end]);
+                let end = self.packet.len().min(self.next + size);
+                to.extend_from_slice(self.packet.get(..headers.payload).unwrap_or_default());
+                to.extend_from_slice(self.packet.get(self.next..end).unwrap_or_default());
                 let last = end == self.packet.len();
-                make_segment(headers, room, self.written, size, last);
+                if let Some(segment) = to.get_mut(from..) {
+                    make_segment(headers, segment, self.written, size, last);
+                }
                 self.next = end;
             }
         }

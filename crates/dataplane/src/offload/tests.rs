@@ -104,9 +104,11 @@ fn split_all(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Malform
     let mut segments = Segments::of(header, packet)?;
     let mut packets = Vec::new();
     while let Some(length) = segments.next_length() {
-        let mut room = vec![0xaa; length];
-        segments.write_next(&mut room);
-        packets.push(room);
+        let mut packet = vec![0xaa];
+        segments.append_next(&mut packet);
+        assert_eq!(packet.remove(0), 0xaa, "what was there stays");
+        assert_eq!(packet.len(), length);
+        packets.push(packet);
     }
     Ok(packets)
 }

@@ -106,7 +106,9 @@ pub(super) fn run_packet(input: &[u8]) {
     let Some(header) = VnetHeader::parse(header) else { return };
     if let Ok(mut segments) = Segments::of(&header, packet) {
         while let Some(length) = segments.next_length() {
-            segments.write_next(&mut vec![0; length]);
+            let mut packet = Vec::new();
+            segments.append_next(&mut packet);
+            assert_eq!(packet.len(), length);
         }
     }
     let mut device = device(1, 2);
