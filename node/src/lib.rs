@@ -12,6 +12,7 @@ mod host;
 mod identity;
 mod netlink;
 mod plan;
+mod readiness;
 mod session;
 mod shard;
 pub mod stand_alone;

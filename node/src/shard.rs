@@ -5,6 +5,7 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
+    ops::ControlFlow,
     os::fd::AsFd as _,
     sync::{
         Arc,
@@ -25,14 +26,24 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     plan::Change,
+    readiness::{Readiness, Source},
     stun,
     tun::Tun,
     uapi,
     udp::{self, Received, UdpSockets},
 };
 
-/// So many packets or datagrams are taken from one descriptor before the next one has its turn.
-const BUDGET: usize = 64;
+/// So many reads of one socket, or of the interface, are a turn.
+const TURN_READS: usize = 64;
+
+/// So many bytes end a turn. A turn this long takes some 0.1 ms.
+const TURN_BYTES: usize = 100_000;
+
+/// So many packets are read from one queue before the next one has its turn.
+const PACKETS_AT_ONCE: usize = 16;
+
+/// And so many bytes.
+const BYTES_AT_ONCE: usize = 30_000;
 
 /// So many bytes are sent before more packets are looked at.
 const SEND_AT_ONCE: usize = 60_000;
@@ -153,6 +164,7 @@ impl Shard {
         let (observe, observed) = mpsc::channel(8);
         device.set_mtu(mtu);
         device.set_udp_segments(tun.takes_udp_segments());
+        let readiness = Readiness::new(3 + tun.queues().len())?;
         let mut path = PacketPath {
             device,
             tun,
@@ -162,6 +174,8 @@ impl Shard {
             observe,
             asked: None,
             revise_by: None,
+            readiness,
+            queues: Vec::new(),
             buffer: vec![0; BUFFER].into(),
         };
         let run = move || {
@@ -212,14 +226,48 @@ struct PacketPath {
     asked: Option<(SocketAddr, stun::Transaction)>,
     /// See [`Command::ReviseBy`].
     revise_by: Option<Instant>,
+    readiness: Readiness,
+    /// The queues of the interface that are readable.
+    queues: Vec<usize>,
     buffer: Box<[u8]>,
+}
+
+/// What is readable beside the queues of the interface.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ready {
+    commands: bool,
+    v4: bool,
+    v6: bool,
+}
+
+/// What was read in a turn: of a socket, or of the interface. None may be so long that the others wait for long.
+#[derive(Debug, Default)]
+struct Turn {
+    reads: usize,
+    bytes: usize,
+}
+
+impl Turn {
+    const fn count(&mut self, bytes: usize) {
+        self.reads += 1;
+        self.bytes += bytes;
+    }
+
+    const fn goes_on(&self) -> bool {
+        self.reads < TURN_READS && self.bytes < TURN_BYTES
+    }
 }
 
 impl PacketPath {
     fn run(&mut self) -> io::Result<()> {
+        self.readiness.watch(self.wake.as_fd(), Source::Commands)?;
+        for (number, queue) in self.tun.queues().enumerate() {
+            self.readiness.watch(queue, Source::Queue(number))?;
+        }
+        self.watch_sockets()?;
         loop {
-            let [commands, packets, v4, v6] = self.wait()?;
-            if commands && self.obey().is_break() {
+            let Ready { commands, v4, v6 } = self.wait()?;
+            if commands && self.obey()?.is_break() {
                 return Ok(());
             }
             if self.is_overdue() {
@@ -231,36 +279,40 @@ impl PacketPath {
             if v6 {
                 self.receive(|sockets| sockets.v6.as_ref());
             }
-            if packets {
-                self.read_packets()?;
-            }
+            self.read_packets()?;
             self.device.handle_timeout(Instant::now());
             self.send();
         }
     }
 
-    /// Waits until a descriptor is readable or a timer is due. Says which are: wake-up, interface, IPv4, IPv6.
-    fn wait(&self) -> io::Result<[bool; 4]> {
-        let timeout = self.device.poll_timeout().map_or(PollTimeout::NONE, |(due, _)| {
-            let wait = due.saturating_duration_since(Instant::now());
-            // Rounded up, so that the timer is due when the wait is over.
-            PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-        });
-        let v6 = self.sockets.v6.as_ref().unwrap_or(&self.sockets.v4);
-        let mut descriptors = [self.wake.as_fd(), self.tun.as_fd(), self.sockets.v4.as_fd(), v6.as_fd()]
-            .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+    fn watch_sockets(&self) -> io::Result<()> {
+        self.readiness.watch(&self.sockets.v4, Source::V4)?;
+        self.sockets.v6.as_ref().map_or(Ok(()), |v6| self.readiness.watch(v6, Source::V6))
+    }
+
+    /// Waits until something is readable or a timer is due. Queues of the interface that are readable are noted.
+    fn wait(&mut self) -> io::Result<Ready> {
+        let mut ready = Ready::default();
+        self.queues.clear();
         if self.is_overdue() {
-            return match poll(&mut descriptors[..1], PollTimeout::NONE) {
-                Ok(_) => Ok([true, false, false, false]),
-                Err(nix::errno::Errno::EINTR) => Ok([false; 4]),
+            let mut descriptors = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+            return match poll(&mut descriptors, PollTimeout::NONE) {
+                Ok(_) => Ok(Ready { commands: true, ..ready }),
+                Err(Errno::EINTR) => Ok(ready),
                 Err(errno) => Err(errno.into()),
             };
         }
-        match poll(&mut descriptors, timeout) {
-            Ok(_) => Ok(descriptors.map(|descriptor| descriptor.any().unwrap_or(true))),
-            Err(nix::errno::Errno::EINTR) => Ok([false; 4]),
-            Err(errno) => Err(errno.into()),
+        let due = self.device.poll_timeout().map(|(due, _)| due);
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
+        for source in self.readiness.wait(timeout)? {
+            match source {
+                Source::Commands => ready.commands = true,
+                Source::V4 => ready.v4 = true,
+                Source::V6 => ready.v6 = true,
+                Source::Queue(queue) => self.queues.push(queue),
+            }
         }
+        Ok(ready)
     }
 
     /// Whether a lease lapsed and the control side has not said what follows: it hangs, or all of this process stood still. What comes
@@ -269,7 +321,7 @@ impl PacketPath {
         self.revise_by.is_some_and(|by| by <= Instant::now())
     }
 
-    fn obey(&mut self) -> std::ops::ControlFlow<()> {
+    fn obey(&mut self) -> io::Result<ControlFlow<()>> {
         let _ = self.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
@@ -286,6 +338,8 @@ impl PacketPath {
                 Command::Links(answer) => drop(answer.send(self.device.links().collect())),
                 Command::Configure(set, answer) => {
                     let outcome = uapi::configure(&mut self.device, &mut self.sockets, set, Instant::now());
+                    // They may be others now.
+                    self.watch_sockets()?;
                     let _ = answer.send(outcome);
                 }
                 Command::Describe(question, answer) => {
@@ -298,20 +352,27 @@ impl PacketPath {
                         tracing::debug!(%server, %error, "STUN request not sent");
                     }
                 }
-                Command::Stop => return std::ops::ControlFlow::Break(()),
+                Command::Stop => return Ok(ControlFlow::Break(())),
             }
         }
-        std::ops::ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn receive(&mut self, socket: impl Fn(&UdpSockets) -> Option<&UdpSocket>) {
-        for _ in 0..BUDGET {
+        let mut turn = Turn::default();
+        while turn.goes_on() {
             let received = socket(&self.sockets).map(|socket| udp::receive(socket, &mut self.buffer));
             match received {
-                Some(Ok(received)) => self.handle_received(received),
+                Some(Ok(received)) => {
+                    turn.count(received.length);
+                    self.handle_received(received);
+                }
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An error that an earlier datagram came back with, such as ICMP's "port unreachable".
-                Some(Err(error)) => tracing::trace!(%error, "socket error"),
+                Some(Err(error)) => {
+                    turn.count(0);
+                    tracing::trace!(%error, "socket error");
+                }
                 None => return,
             }
             self.send();
@@ -340,23 +401,47 @@ impl PacketPath {
         });
     }
 
+    /// Reads from the queues that are readable, one after the other, so that a flow that fills its queue does not hold up the others.
     fn read_packets(&mut self) -> io::Result<()> {
-        for _ in 0..BUDGET {
-            match self.tun.read(&mut self.buffer) {
-                Ok(Some((header, packet))) => self.device.handle_packet(&header, packet, Instant::now()),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        let mut turn = Turn::default();
+        let mut next = 0;
+        while turn.goes_on() && !self.queues.is_empty() {
+            next %= self.queues.len();
+            if self.read_queue(self.queues[next], &mut turn)? {
+                next += 1;
+            } else {
+                self.queues.remove(next);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a super-packet or a few small ones. Whether there may be more.
+    fn read_queue(&mut self, queue: usize, turn: &mut Turn) -> io::Result<bool> {
+        let mut bytes = 0;
+        for _ in 0..PACKETS_AT_ONCE {
+            match self.tun.read(queue, &mut self.buffer) {
+                Ok(Some((header, packet))) => {
+                    bytes += packet.len();
+                    turn.count(packet.len());
+                    self.device.handle_packet(&header, packet, Instant::now());
+                }
+                Ok(None) => turn.count(0),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => turn.count(0),
                 // The interface is down; packets come again when somebody brings it up.
-                Err(error) if error.raw_os_error() == Some(libc::EIO) => break,
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(false),
                 Err(error) => return Err(error),
             }
             // Small packets wait for each other, as long as there are more at once.
             if self.device.transmit_bytes() >= SEND_AT_ONCE {
                 self.send();
             }
+            if bytes >= BYTES_AT_ONCE || !turn.goes_on() {
+                break;
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends everything that the device has to. What the kernel does not take is lost, as on any network.

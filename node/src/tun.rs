@@ -1,19 +1,31 @@
 //! The TUN interface: a file descriptor whose reads are packets from this host and whose writes are packets to it.
 //!
 //! Each has a [`VnetHeader`] before it: where the kernel can, it hands over, and takes, many packets of one flow as one.
+//!
+//! There are several queues. The kernel keeps a flow's packets in the queue that the flow's packets from here were last written to, or in one
+//! that it chooses by a hash of the flow; so a flow that fills its queue delays hardly any other.
 
 use std::{
     ffi::CString,
     fs::{File, OpenOptions},
     io::{self, IoSlice, Read as _, Write as _},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     path::Path,
 };
 
-use carrick_dataplane::offload::{Coalesced, MAX_PARTS, VnetHeader};
+use carrick_dataplane::{
+    flow_hash,
+    offload::{Coalesced, MAX_PARTS, VnetHeader},
+};
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
 const DEVICE: &str = "/dev/net/tun";
+
+/// Packets without link layers, with headers that say how to cut them up.
+const FLAGS: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// So many flows are unlikely to share a queue.
+const QUEUES: usize = 16;
 
 /// Segments of TCP over IPv4 and IPv6, also with ECN, and packets without their checksum.
 const TCP_OFFLOADS: libc::c_uint =
@@ -28,7 +40,7 @@ nix::ioctl_write_int_bad!(tunsetoffload, libc::TUNSETOFFLOAD);
 /// A TUN interface with offloads. It disappears when this is dropped, however the process ends.
 #[derive(Debug)]
 pub(crate) struct Tun {
-    file: File,
+    queues: Vec<File>,
     index: u32,
     udp_segments: bool,
 }
@@ -68,28 +80,28 @@ impl Tun {
         if if_nametoindex(name).is_ok() {
             return Err(TunError::Taken(name.to_owned()));
         }
-        let file = OpenOptions::new().read(true).write(true).open(Path::new(DEVICE)).map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-            if [Errno::ENOENT, Errno::ENXIO, Errno::ENODEV].contains(&errno) {
-                TunError::Missing
-            } else if [Errno::EACCES, Errno::EPERM].contains(&errno) {
-                TunError::Denied
-            } else {
-                failed(error)
+        let mut queues = vec![open_device(name)?];
+        let taken = |errno| attach_error(name, errno);
+        // Kernels without them are older than what has TUN interfaces with offloads worth the name; but who knows.
+        let mut flags = FLAGS | libc::IFF_MULTI_QUEUE;
+        if let Err(errno) = attach(&queues[0], name, flags | libc::IFF_TUN_EXCL) {
+            if errno != Errno::EINVAL {
+                return Err(taken(errno));
             }
-        })?;
-        attach(&file, name).map_err(|errno| {
-            if errno == Errno::EPERM {
-                TunError::Denied
-            } else if [Errno::EBUSY, Errno::EINVAL].contains(&errno) {
-                TunError::Taken(name.to_owned())
-            } else {
-                failed(errno.into())
+            flags = FLAGS;
+            attach(&queues[0], name, flags | libc::IFF_TUN_EXCL).map_err(taken)?;
+        }
+        while queues.len() < QUEUES && flags & libc::IFF_MULTI_QUEUE != 0 {
+            let queue = open_device(name)?;
+            if let Err(errno) = attach(&queue, name, flags) {
+                tracing::info!(%errno, queues = queues.len(), "the interface has fewer queues");
+                break;
             }
-        })?;
+            queues.push(queue);
+        }
         let index = if_nametoindex(name).map_err(|errno| failed(errno.into()))?;
-        let udp_segments = ask_for_offloads(&file);
-        Ok(Self { file, index, udp_segments })
+        let udp_segments = ask_for_offloads(&queues[0]);
+        Ok(Self { queues, index, udp_segments })
     }
 
     /// Whether the kernel takes many UDP datagrams as one.
@@ -102,9 +114,19 @@ impl Tun {
         self.index
     }
 
-    /// The next packet from this host, or many at once. `Ok(None)` for one that is of no use; `WouldBlock` where there is none.
-    pub(crate) fn read<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<(VnetHeader, &'a [u8])>> {
-        let length = (&self.file).read(buffer)?;
+    /// The queues, to wait for.
+    pub(crate) fn queues(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().map(File::as_fd)
+    }
+
+    /// The next packet from this host in a queue, or many at once. `Ok(None)` for one that is of no use; `WouldBlock` where there is none.
+    pub(crate) fn read<'a>(
+        &self,
+        queue: usize,
+        buffer: &'a mut [u8],
+    ) -> io::Result<Option<(VnetHeader, &'a [u8])>> {
+        let Some(mut queue) = self.queues.get(queue) else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let length = queue.read(buffer)?;
         let parts = buffer.get(..length).and_then(<[u8]>::split_first_chunk);
         Ok(parts.and_then(|(header, packet)| Some((VnetHeader::parse(header)?, packet))))
     }
@@ -119,13 +141,33 @@ impl Tun {
             *slice = IoSlice::new(part);
             count += 1;
         }
-        (&self.file).write_vectored(&slices[..count])
+        // The kernel then keeps what this host answers in the same queue.
+        let flow = packet.parts().next().and_then(flow_hash).unwrap_or_default();
+        let mut queue = &self.queues[flow as usize % self.queues.len()];
+        queue.write_vectored(&slices[..count])
     }
 }
 
-impl AsFd for Tun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+fn open_device(name: &str) -> Result<File, TunError> {
+    OpenOptions::new().read(true).write(true).open(Path::new(DEVICE)).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+        if [Errno::ENOENT, Errno::ENXIO, Errno::ENODEV].contains(&errno) {
+            TunError::Missing
+        } else if [Errno::EACCES, Errno::EPERM].contains(&errno) {
+            TunError::Denied
+        } else {
+            TunError::Failed(name.to_owned(), error)
+        }
+    })
+}
+
+fn attach_error(name: &str, errno: Errno) -> TunError {
+    if errno == Errno::EPERM {
+        TunError::Denied
+    } else if [Errno::EBUSY, Errno::EINVAL].contains(&errno) {
+        TunError::Taken(name.to_owned())
+    } else {
+        TunError::Failed(name.to_owned(), errno.into())
     }
 }
 
@@ -144,14 +186,14 @@ fn ask_for_offloads(file: &File) -> bool {
     false
 }
 
-fn attach(file: &File, name: &str) -> Result<(), Errno> {
+fn attach(file: &File, name: &str, flags: libc::c_int) -> Result<(), Errno> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the descriptor is open, and `request` is an `ifreq` with a terminated name, as TUNSETIFF reads it.
     unsafe { tunsetiff(file.as_raw_fd(), &raw const request) }?;
     let flags = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL)?;

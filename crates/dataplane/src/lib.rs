@@ -22,5 +22,5 @@ pub use carrick_wireguard::{OVERHEAD, PresharedKey};
 pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, PeerState, Timer};
 pub use outbox::{MAX_SEGMENTS, Transmit};
 pub use outside::Outside;
-pub use packet::{Addresses, addresses};
+pub use packet::{Addresses, addresses, flow_hash};
 pub use peer::PeerConfig;

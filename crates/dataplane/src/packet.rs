@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::offload::Headers;
+
 /// Where a packet comes from and where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
@@ -27,6 +29,24 @@ pub fn addresses(packet: &[u8]) -> Option<Addresses> {
         }
         _ => None,
     }
+}
+
+/// A number that all packets of a flow have in common, whichever way they go, and few others: of the addresses, and the ports where there are
+/// some.
+pub fn flow_hash(packet: &[u8]) -> Option<u32> {
+    let Addresses { source, destination } = addresses(packet)?;
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.to_bits(),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (0..4).fold(0, |sum, word| sum ^ (bits >> (32 * word)) as u32)
+        }
+    };
+    let ports = Headers::of(packet).map_or(0, |headers| headers.ports(packet));
+    let mixed =
+        (bits(source) ^ bits(destination)).wrapping_mul(0x9e37_79b1) ^ (ports >> 16) ^ (ports & 0xffff);
+    // The upper bits depend on all others.
+    Some(mixed.wrapping_mul(0x9e37_79b1) >> 16)
 }
 
 /// A packet without what follows it: its padding. `None` where the bytes are less than it says it has.

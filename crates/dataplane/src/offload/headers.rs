@@ -19,7 +19,7 @@ pub(super) const TCP_FLAGS: usize = 13;
 
 /// The headers of a TCP segment or UDP datagram that is no fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Headers {
+pub(crate) struct Headers {
     pub(super) v6: bool,
     /// [`TCP`] or [`UDP`].
     pub(super) protocol: u8,
@@ -31,7 +31,7 @@ pub(super) struct Headers {
 
 impl Headers {
     /// Finds the headers. `None` for other protocols, fragments, extension headers of IPv6, and whatever contradicts itself.
-    pub(super) fn of(packet: &[u8]) -> Option<Self> {
+    pub(crate) fn of(packet: &[u8]) -> Option<Self> {
         let v6 = packet.first()? >> 4 == 6;
         let (transport, protocol) = if v6 {
             (40, *packet.get(6)?)
@@ -53,6 +53,11 @@ impl Headers {
         };
         let payload = transport + header;
         (payload <= packet.len()).then_some(Self { v6, protocol, transport, payload })
+    }
+
+    /// Both ports.
+    pub(crate) fn ports(self, packet: &[u8]) -> u32 {
+        read_u32(packet, self.transport)
     }
 
     /// Where the checksum stands, from the transport header on.

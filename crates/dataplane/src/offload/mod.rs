@@ -16,4 +16,5 @@ mod tests;
 
 pub use coalesce::{Coalesced, Coalescer, MAX_PARTS};
 pub use header::{Gso, VnetHeader};
+pub(crate) use headers::Headers;
 pub use split::{Malformed, Segments};
