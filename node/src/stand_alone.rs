@@ -2,7 +2,7 @@
 //!
 //! Start at [`run`]. Addresses and routes are the administrator's affair.
 
-use std::io;
+use std::{future::ready, io};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 use netlink_packet_route::{
@@ -107,10 +107,8 @@ impl Link {
         set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
         netlink::limit_superpackets(&handle, index, MTU).await;
         let changes = changes.filter_map(|(message, _)| {
-            std::future::ready(match message.payload {
-                NetlinkPayload::InnerMessage(message) => Some(message),
-                _ => None,
-            })
+            let NetlinkPayload::InnerMessage(message) = message.payload else { return ready(None) };
+            ready(Some(message))
         });
         Ok(Self { handle, index, mtu: MTU, changes: changes.boxed() })
     }
@@ -118,17 +116,19 @@ impl Link {
     /// Tells the packet path when the MTU changes. Ends when the interface is removed.
     async fn follow(&mut self, commands: &Commands) {
         while let Some(message) = self.changes.next().await {
-            match message {
-                RouteNetlinkMessage::DelLink(link) if link.header.index == self.index => return,
-                RouteNetlinkMessage::NewLink(link) if link.header.index == self.index => {
-                    if let Some(mtu) = mtu(&link).filter(|mtu| *mtu != self.mtu) {
-                        self.mtu = mtu;
-                        netlink::limit_superpackets(&self.handle, self.index, mtu).await;
-                        // Whether it has ended is seen elsewhere.
-                        let _ = commands.send(Command::SetMtu(mtu)).await;
-                    }
-                }
-                _ => {}
+            if let RouteNetlinkMessage::DelLink(link) = &message
+                && link.header.index == self.index
+            {
+                return;
+            }
+            if let RouteNetlinkMessage::NewLink(link) = message
+                && link.header.index == self.index
+                && let Some(mtu) = mtu(&link).filter(|mtu| *mtu != self.mtu)
+            {
+                self.mtu = mtu;
+                netlink::limit_superpackets(&self.handle, self.index, mtu).await;
+                // Whether it has ended is seen elsewhere.
+                let _ = commands.send(Command::SetMtu(mtu)).await;
             }
         }
         // The kernel tells no more, and the packet path notices.
@@ -137,8 +137,7 @@ impl Link {
 }
 
 fn mtu(link: &LinkMessage) -> Option<u16> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => u16::try_from(*mtu).ok(),
-        _ => None,
+    link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Mtu(mtu) = attribute { u16::try_from(*mtu).ok() } else { None }
     })
 }

@@ -183,7 +183,7 @@ async fn a_mesh_is_judged_under_a_new_bundle_before_the_owner_has_its_turn() {
     let follows = bundle::follow(&state, signed.clone(), signing_key().public(), NOW).unwrap();
     let judged = Judged::of(&state, &follows.trusted, NOW);
     // It shows the same again for another key, and so has a grant of which nobody judged.
-    mesh.renew(node.id, key(77).public(), proven(1, 77, 9), None, NOW).await.unwrap();
+    mesh.renew(node.id, key(77).public(), proven(1, 77, ("a", &[]), 9), None, NOW).await.unwrap();
     let cut_off = mesh.call(move |owner| owner.publish_bundle(signed, &judged, NOW)).await.unwrap().unwrap();
     assert_eq!(cut_off.len(), 1);
     assert!(mesh.state().nodes[&node.id].lacks_evidence());
