@@ -1,7 +1,7 @@
 //! Leases: who was heard of, and who was not for too long.
 //!
-//! One task looks at every node. It suspends those whose heartbeats stopped, and its own pulse is what sessions vouch by: were it
-//! to hang or to die, nobody would be vouched for any more, and every node would let every lease lapse.
+//! One task looks at every node. It suspends those whose heartbeats stopped, and its own pulse is what sessions vouch by: were it, or
+//! the owner of the mesh, to hang or to die, nobody would be vouched for any more, and every node would let every lease lapse.
 
 use std::{
     collections::BTreeMap,
@@ -112,7 +112,10 @@ impl Leases {
                     tracing::warn!(%node, %error, "not resumed");
                 }
             }
-            self.lock().pulse = Some(Instant::now());
+            // An owner that hangs revokes nobody: nobody is to be vouched for then.
+            if mesh.busy_for() < PULSE {
+                self.lock().pulse = Some(Instant::now());
+            }
         }
     }
 

@@ -6,10 +6,11 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use carrick_attest::{Evidence, Grant, SignedBundle, Statement, kubernetes::JwtId, policy::BundleError};
@@ -41,12 +42,21 @@ pub(crate) struct Mesh {
     refused: watch::Sender<Option<Arc<Refusal>>>,
     /// Whether suspensions are in force that are not on disk.
     owes: Arc<AtomicBool>,
+    busy: Busy,
 }
+
+/// Since when the owner has been at what it does, while it does anything.
+type Busy = Arc<Mutex<Option<Instant>>>;
 
 /// Resolves when the owner's thread has ended, for whatever reason.
 pub(crate) type Ended = oneshot::Receiver<()>;
 
 type Job = Box<dyn FnOnce(&mut Owner) + Send>;
+
+fn lock(busy: &Busy) -> MutexGuard<'_, Option<Instant>> {
+    // No code that holds the lock can leave it half changed.
+    busy.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Changes that may wait for the owner before callers wait themselves.
 const MAX_WAITING: usize = 256;
@@ -97,6 +107,7 @@ impl Mesh {
         let (publish, state) = watch::channel(first);
         let (jobs, mut waiting) = mpsc::channel::<Job>(MAX_WAITING);
         let owes = Arc::new(AtomicBool::new(false));
+        let busy = Busy::default();
         let (alive, ended) = oneshot::channel();
         let owner = Owner {
             store,
@@ -107,23 +118,31 @@ impl Mesh {
             owes: owes.clone(),
             doubt: false,
         };
+        let owners_busy = busy.clone();
         let run = move || {
             // Whatever a job does, these go in this order: the store, what is held for it, the sign of life.
             let _alive: oneshot::Sender<()> = alive;
             let _held = held;
             let mut owner = owner;
             while let Some(job) = waiting.blocking_recv() {
+                *lock(&owners_busy) = Some(Instant::now());
                 job(&mut owner);
+                *lock(&owners_busy) = None;
             }
         };
         let thread = thread::Builder::new().name("mesh".to_owned()).spawn(run);
         thread.map_err(|source| crate::StartError::System { action: "start the mesh thread", source })?;
-        Ok((Self { jobs, state, refused: watch::Sender::new(None), owes }, ended))
+        Ok((Self { jobs, state, refused: watch::Sender::new(None), owes, busy }, ended))
     }
 
     /// The state at this moment.
     pub(crate) fn state(&self) -> Arc<MeshState> {
         self.state.borrow().clone()
+    }
+
+    /// For how long the owner has been at what it does now. A disk that hangs keeps it from revoking anybody.
+    pub(crate) fn busy_for(&self) -> Duration {
+        lock(&self.busy).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The state, and every one that follows.
