@@ -12,11 +12,14 @@ use comfy_table::{Cell, Color, Table, presets};
 use serde::Serialize;
 
 /// The `-o` of a verb.
+pub(crate) type Output = OutputAs<Format>;
+
+/// The `-o` of a verb with formats of its own.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Output {
+pub(crate) struct OutputAs<F: ValueEnum + Default + Send + Sync + 'static> {
     /// How to print it
     #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value_t)]
-    pub(crate) format: Format,
+    pub(crate) format: F,
 }
 
 /// For whom output is.

@@ -18,7 +18,7 @@ use comfy_table::Cell;
 use super::nodes::nodes_text;
 use crate::{
     human::{bytes, relative, rtt},
-    output::{Paint, Tone, print, print_json, state_cell, table},
+    output::{OutputAs, Paint, Tone, print, print_json, state_cell, table},
     remote::Remote,
     runtime,
 };
@@ -27,9 +27,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  carrick topology -o dot | dot -Tsvg > mesh.svg")]
 pub(crate) struct Topology {
-    /// How to print it
-    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    output: OutputAs<Format>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -49,7 +48,7 @@ impl Topology {
     pub(super) fn run(self) -> Result<()> {
         let api = self.remote.api()?;
         let topology: api::Topology = runtime::call(async { Ok(api.get("/v1/topology").await?) })?;
-        match self.format {
+        match self.output.format {
             Format::Table => print(&tables(&topology, SystemTime::now().into(), Paint::on_stdout())),
             Format::Json => print_json(&topology),
             Format::Dot => print(&dot(&topology)),

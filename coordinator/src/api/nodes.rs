@@ -11,7 +11,10 @@ use axum::{
 };
 use carrick_attest::{Kind, Verdict, appraise};
 use carrick_types::NodeId;
-use carrick_wire::api::{Evidence, Node, NodeEvidence, NodeState, Problem, Refusal, RevokeNode};
+use carrick_wire::{
+    api::{Evidence, Node, NodeEvidence, NodeState, Problem, Refusal, RevokeNode},
+    session::RefusalCode,
+};
 use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::IntoParams;
@@ -151,12 +154,15 @@ pub(super) async fn attest(
                         return Some(Ok((state.clone(), node.clone())));
                     }
                 }
-                // Nothing changes where a node that is suspended is refused again.
+                // Nothing changes where a node that is suspended is refused again. One that is not will be in a moment.
                 changed = refusals.changed() => {
                     changed.ok()?;
                     let last = refusals.borrow_and_update().clone();
                     if let Some(refusal) = last.filter(|refusal| refusal.node == Some(before.id)) {
-                        return Some(Err(refusal));
+                        let suspends = refusal.code == RefusalCode::Evidence;
+                        if !suspends || app.mesh.state().nodes.get(&before.id)?.lacks_evidence() {
+                            return Some(Err(refusal));
+                        }
                     }
                 }
             }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{InForce, change::leaves, draft};
 use crate::{
     human::{age, count, relative},
-    output::{Paint, print, print_json, table},
+    output::{OutputAs, Paint, print, print_json, table},
     remote::Remote,
     runtime,
 };
@@ -21,9 +21,8 @@ use crate::{
 /// Show the policy bundle that is in force
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// How to print it
-    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    output: OutputAs<Format>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -54,7 +53,7 @@ impl Show {
         let api = self.remote.api()?;
         let in_force = runtime::call(InForce::of(&api))?;
         let operator = in_force.operator();
-        match self.format {
+        match self.output.format {
             Format::Table => print(&text(&in_force, SystemTime::now().into(), Paint::on_stdout())),
             Format::Json => print_json(&Shown {
                 operator,
