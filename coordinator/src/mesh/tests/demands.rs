@@ -68,18 +68,14 @@ async fn only_evidence_that_was_asked_for_after_a_demand_answers_it() {
 #[tokio::test]
 async fn a_demand_outlives_the_coordinator_and_a_clock_that_is_set_back_ends_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (mesh, _ended) = mesh(dir.path(), 9).await;
+    let (mesh, ended) = mesh(dir.path(), 9).await;
     let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap().id;
     let far = UnixTime::from_millis(crate::app::now().as_millis() + 3_600_000);
     mesh.demand(node, far).await.unwrap();
     drop(mesh);
-    let store = loop {
-        // The owner closes it once nobody can ask any more.
-        match Store::open(&dir.path().join("carrick.db")) {
-            Ok(store) => break store,
-            Err(error) => eprintln!("{error}"),
-        }
-    };
+    // The owner closes the store once nobody can ask any more.
+    let _ = ended.await;
+    let store = Store::open(&dir.path().join("carrick.db")).unwrap();
     let (mesh, _ended) = Mesh::start(store, signing_key(), ()).unwrap();
     assert_eq!(mesh.state().nodes[&node].demanded_at, Some(far));
     assert!(keep_until(&mesh, &Leases::new(), |state| state.nodes[&node].lacks_evidence()).await);
