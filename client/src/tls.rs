@@ -10,7 +10,7 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::{
@@ -136,7 +136,7 @@ async fn open_tcp_to(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpSt
 }
 
 fn client_config(pin: CaPin) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(PinnedAuthority { pin, provider: provider.clone() });
     Ok(ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::{
     ServerConfig,
-    crypto::ring,
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
 };
 use time::{Duration, OffsetDateTime};
@@ -50,7 +50,11 @@ impl Authority {
         let key = KeyPair::from_pem(key)?;
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())?;
         let key_der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        rustls::sign::CertifiedKey::from_der(vec![certificate.clone()], key_der, &ring::default_provider())?;
+        rustls::sign::CertifiedKey::from_der(
+            vec![certificate.clone()],
+            key_der,
+            &aws_lc_rs::default_provider(),
+        )?;
         Ok(Self { key, certificate })
     }
 
@@ -66,7 +70,7 @@ impl Authority {
         addresses: &[IpAddr],
     ) -> Result<ServerConfig, TlsError> {
         let (certificate, key) = self.issue(names, addresses)?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
             .with_single_cert(vec![certificate, self.certificate.clone()], key)?;

@@ -223,7 +223,7 @@ fn tls() -> (ServerConfig, String) {
     let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned(), "kubernetes".to_owned()]).unwrap();
     let certificate = certificate.signed_by(&key, &Authority::from_params(&ca, &ca_key)).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()

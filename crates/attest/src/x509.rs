@@ -3,8 +3,8 @@
 //! Lenient where vendors are (a serial number may be negative), strict where it matters: every signature, name, validity,
 //! basic constraint and key usage of a chain is checked, and a critical extension that is not understood refuses its certificate.
 
+use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use carrick_types::UnixTime;
-use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use x509_parser::{
     certificate::X509Certificate,
     extensions::ParsedExtension,

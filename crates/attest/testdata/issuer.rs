@@ -5,14 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap in a test is the assertion that the value is there")]
 #![allow(unreachable_pub, reason = "what includes this file decides how far it is seen")]
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::{
+use aws_lc_rs::{
+    io::Positive,
     rand::SystemRandom,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
-        RsaPublicKeyComponents,
-    },
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 /// Whoever signs tokens.
@@ -40,7 +38,7 @@ impl Issuer {
     pub fn p256() -> Self {
         let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let key = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref()).unwrap();
         Self { kid: "ec-1".to_owned(), key: Key::P256(key) }
     }
 
@@ -57,8 +55,9 @@ impl Issuer {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match &self.key {
             Key::Rsa(key) => {
-                let RsaPublicKeyComponents { n, e } = RsaPublicKeyComponents::<Vec<u8>>::from(key.public());
-                json!({"use": "sig", "kty": "RSA", "kid": self.kid, "alg": "RS256", "n": encode(&n), "e": encode(&e)})
+                let bytes = |number: Positive<'_>| encode(number.big_endian_without_leading_zero());
+                let (n, e) = (bytes(key.public_key().modulus()), bytes(key.public_key().exponent()));
+                json!({"use": "sig", "kty": "RSA", "kid": self.kid, "alg": "RS256", "n": n, "e": e})
             }
             Key::P256(key) => {
                 let point = key.public_key().as_ref();
@@ -84,7 +83,7 @@ impl Issuer {
         let random = SystemRandom::new();
         let signature = match &self.key {
             Key::Rsa(key) => {
-                let mut signature = vec![0; key.public().modulus_len()];
+                let mut signature = vec![0; key.public_modulus_len()];
                 key.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).unwrap();
                 signature
             }

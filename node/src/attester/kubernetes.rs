@@ -26,7 +26,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
-    crypto::ring,
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use serde::Deserialize;
@@ -194,7 +194,7 @@ impl KubernetesSource {
             return Err(no_authority());
         }
         let tls = |source| TokenError::Tls { api: self.api(), ca_file: self.ca_file.clone(), source };
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| tls(io::Error::other(error)))?
             .with_root_certificates(roots)

@@ -5,9 +5,9 @@ mod issuer;
 
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use proptest::prelude::*;
-use ring::hmac;
 use serde_json::{Value, json};
 
 use self::issuer::{ISSUER, Issuer, claims};

@@ -1,7 +1,7 @@
 //! Collateral: what Intel signs about platforms, as an operator got it and put it into the policy bundle.
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use carrick_types::UnixTime;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
 use super::{

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
     DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
     date_time_ymd,
-};
-use ring::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -326,11 +326,7 @@ fn length(bytes: &[u8]) -> [u8; 4] {
 
 /// The key of a certificate, for signatures of `r` and `s`.
 fn raw(key: &KeyPair) -> EcdsaKeyPair {
-    let key = EcdsaKeyPair::from_pkcs8(
-        &ECDSA_P256_SHA256_FIXED_SIGNING,
-        key.serialized_der(),
-        &SystemRandom::new(),
-    );
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.serialized_der());
     key.expect("it is a key on P-256")
 }
 

@@ -1,6 +1,6 @@
 //! That an attestation key is in the TPM of an endorsement key: seen once a session, by who made the credential.
 
-use ring::hmac;
+use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 
 use super::{Credential, CredentialError, Evidence, MAX_PUBLIC, Public, make_credential};

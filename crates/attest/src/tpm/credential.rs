@@ -7,8 +7,8 @@ use aes::{
     Aes128,
     cipher::{BlockCipherEncrypt as _, KeyInit as _},
 };
+use aws_lc_rs::hmac;
 use p256::elliptic_curve::sec1::ToSec1Point as _;
-use ring::hmac;
 use rsa::{
     BoxedUint, Oaep,
     rand_core::{TryCryptoRng, TryRng},

@@ -1,7 +1,6 @@
 //! Just enough DER to issue certificates that no authority should.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ring::{
+use aws_lc_rs::{
     rand::SystemRandom,
     rsa,
     signature::{
@@ -9,6 +8,7 @@ use ring::{
         RSA_PKCS1_SHA384, RSA_PSS_SHA384,
     },
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 /// A key that certificates are signed with.
 pub(crate) enum Key {
@@ -77,8 +77,8 @@ impl Key {
 
     fn sign(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
-        let rsa = |key: &rsa::KeyPair, padding: &'static dyn ring::signature::RsaEncoding| {
-            let mut signature = vec![0; key.public().modulus_len()];
+        let rsa = |key: &rsa::KeyPair, padding: &'static dyn aws_lc_rs::signature::RsaEncoding| {
+            let mut signature = vec![0; key.public_modulus_len()];
             key.sign(padding, &random, message, &mut signature).unwrap();
             signature
         };
@@ -86,7 +86,7 @@ impl Key {
             Self::RsaPss(key) => rsa(key, &RSA_PSS_SHA384),
             Self::RsaPkcs1(key) => rsa(key, &RSA_PKCS1_SHA384),
             Self::P384(P384(pkcs8)) => {
-                let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8, &random).unwrap();
+                let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8).unwrap();
                 key.sign(&random, message).unwrap().as_ref().to_vec()
             }
         }
@@ -106,7 +106,7 @@ impl P384 {
     }
 
     fn fixed(&self) -> EcdsaKeyPair {
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &self.0, &SystemRandom::new()).unwrap()
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &self.0).unwrap()
     }
 
     /// r and s, 48 bytes each, big-endian.

@@ -2,13 +2,13 @@
 
 #![allow(dead_code, reason = "each crate's tests use their part")]
 
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
 use carrick_attest::{
     Blob, Bytes,
     tpm::{Attributes, Clock, ENDORSEMENT_POLICY, Evidence, Name, Policy},
-};
-use ring::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -28,7 +28,7 @@ pub(crate) struct Forger {
 fn key() -> EcdsaKeyPair {
     let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap()
+    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref()).unwrap()
 }
 
 fn sized(bytes: &[u8]) -> Vec<u8> {
