@@ -319,9 +319,10 @@ impl Witness {
         self.checkpoint.as_deref()
     }
 
-    /// The last head that was seen, or else the one that the last challenge named: the next one must continue it.
-    pub const fn head(&self) -> Option<Head> {
-        if self.memory.log.is_some() { self.memory.log } else { self.challenged }
+    /// The last head that was seen, or else the one that the last challenge named, or else where the operator set the log back: the next
+    /// one must continue it.
+    pub fn head(&self) -> Option<Head> {
+        self.memory.log.or(self.challenged).or(self.memory.restart)
     }
 
     /// A challenge names a head of the log. A newcomer shows evidence for it and can check it only afterwards, by what it is told then.
@@ -345,7 +346,9 @@ impl Witness {
     fn set_back(&mut self, head: Head) {
         if self.memory.restart.replace(head) != Some(head) {
             self.heads = Heads::new(Some(head));
-            self.set_back_from = self.memory.log.replace(head);
+            // Of a newcomer's log nothing is set back: it is held to what it was challenged with.
+            self.set_back_from = self.memory.log;
+            self.memory.log = self.memory.log.map(|_| head);
             self.memory.set_back(head.size);
         }
     }
