@@ -216,13 +216,16 @@ impl Identity {
         Heartbeat::sign(identity, exporter, sequence, self.runtime_digest, self.witness.head())
     }
 
-    /// Keeps what the coordinator calls this node.
+    /// Keeps that this node was taken in, as what it asked to be: its identity key signs for its name, so that nobody else may choose it.
     ///
     /// # Errors
-    /// Where a node that joins cannot store its membership.
+    /// Where the coordinator calls it something else, or a node that joins cannot store its membership.
     pub(crate) fn welcomed(&mut self, welcome: &Welcome) -> Result<(), NodeError> {
-        self.membership.name = welcome.name.clone();
-        self.membership.cluster = welcome.cluster.clone();
+        let Membership { name, cluster, .. } = &self.membership;
+        if (name, cluster) != (&welcome.name, &welcome.cluster) {
+            let is = (welcome.name.clone(), welcome.cluster.clone());
+            return Err(SessionError::Renamed { is, asked: (name.clone(), cluster.clone()) }.into());
+        }
         if self.stored.0.as_ref() == Some(&self.membership) {
             return Ok(());
         }
@@ -299,4 +302,60 @@ pub(crate) fn now() -> UnixTime {
 
 fn hostname() -> Option<NodeName> {
     NodeName::from_hostname(nix::unistd::gethostname().ok()?.to_str()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use carrick_types::{CaPin, MeshId, OperatorPin, OperatorSecret, TokenId, TokenSeed};
+
+    use super::*;
+    use crate::EvidenceSources;
+
+    fn newcomer(state_dir: &std::path::Path) -> Identity {
+        let token = JoinToken {
+            id: TokenId::from_bytes([1; 10]),
+            mesh: MeshId::from_bytes([2; 16]),
+            cluster: "east".parse().unwrap(),
+            ca: CaPin::from_bytes([3; 32]).unwrap(),
+            operator: OperatorPin::of(&OperatorSecret::from_bytes([5; 32]).public()),
+            policy_version: 1,
+            seed: TokenSeed::from_bytes([4; 32]),
+            urls: vec!["https://192.0.2.1:8443".to_owned()],
+        };
+        let config = Config {
+            state_dir: state_dir.to_owned(),
+            token: Some(token),
+            name: Some("a".parse().unwrap()),
+            prefixes: None,
+            listen_port: 0,
+            interface: String::new(),
+            mtu: 1420,
+            version: String::new(),
+            trust: Trust::Evidence,
+            evidence: EvidenceSources::default(),
+        };
+        Identity::open(&config).unwrap()
+    }
+
+    #[test]
+    fn a_node_signs_for_no_name_and_no_cluster_that_the_coordinator_chose() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = newcomer(dir.path());
+        let welcome = |name: &str, cluster: &str| Welcome {
+            node: NodeId::of(&identity.keys.identity.public()),
+            name: name.parse().unwrap(),
+            cluster: cluster.parse().unwrap(),
+            observed_ip: "192.0.2.2".parse().unwrap(),
+            stun_port: None,
+        };
+        let (good, bad) = (welcome("a", "east"), [welcome("b", "east"), welcome("a", "west")]);
+        for is_member in [false, true] {
+            for welcome in &bad {
+                let refused = identity.welcomed(welcome).unwrap_err().to_string();
+                assert!(refused.contains("it asked to be a in east"), "{refused}");
+                assert_eq!(identity.is_member(), is_member);
+            }
+            identity.welcomed(&good).unwrap();
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 use carrick_attest::{Evidence, tpm};
 use carrick_client::{ConnectError, Connection, CoordinatorUrl, connect};
 use carrick_trust::Distrust;
-use carrick_types::CaPin;
+use carrick_types::{CaPin, ClusterName, NodeName};
 use carrick_wire::{
     hello::Hello,
     session::{
@@ -97,6 +97,18 @@ pub enum SessionError {
     /// The coordinator said something out of turn.
     #[error("the coordinator did not say what the protocol asks for: expected {0}")]
     OutOfTurn(&'static str),
+    /// The coordinator calls this node something that it did not ask to be.
+    #[error(
+        "the coordinator calls this node {} in {}, and it asked to be {} in {}: join by the name that it was taken in with (--name), or with \
+         an empty state directory",
+        is.0, is.1, asked.0, asked.1
+    )]
+    Renamed {
+        /// Its name and its cluster, as the coordinator says.
+        is: (NodeName, ClusterName),
+        /// As they are here.
+        asked: (NodeName, ClusterName),
+    },
     /// The coordinator refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -117,6 +129,7 @@ impl SessionError {
             | Self::Url(_)
             | Self::NotUnderstood(DecodeError::UnknownVersion(_))
             | Self::Distrusted(_)
+            | Self::Renamed { .. }
             | Self::Evidence(AttesterError::Missing { .. }) => false,
             Self::Connect(_)
             | Self::Broken(_)
