@@ -7,6 +7,7 @@ use carrick_types::{CoordinatorKey, OperatorKey, OperatorPin, OperatorSecret, Un
 
 use crate::{
     mesh::PublishError,
+    netmap,
     state::{MeshState, NodeRecord, PublishedBundle},
 };
 
@@ -123,6 +124,14 @@ fn check_succession(
         return Err(BundleError::Expired(bundle.expires_at).into());
     }
     // It names the log: nodes would take one that is named otherwise for another.
+    let set_back = bundle.log_restart.filter(|_| bundle.log_restart != state.policy().log_restart);
+    if let Some(head) = set_back.filter(|head| !netmap::is_of_this_log(state, *head)) {
+        let why = format!(
+            "its `log_restart` is no head of this log, so that every node would refuse it: the log has {} entries, and no such head after {}",
+            state.log.head.size, head.size
+        );
+        return Err(BundleError::Senseless(why).into());
+    }
     if bundle.log_restart.is_none() && state.policy().log_restart.is_some() {
         let why = "it leaves out `log_restart`, which stays as it is until the log is set back again";
         return Err(BundleError::Senseless(why.to_owned()).into());
@@ -141,7 +150,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::state::tests::{bundle, empty, node, operator, signed, signing_key};
+    use crate::state::{
+        LogState,
+        tests::{bundle, empty, node, operator, signed, signing_key},
+    };
 
     const NOW: UnixTime = UnixTime::from_millis(1000);
 
@@ -217,15 +229,35 @@ mod tests {
         let offer = |state: &MeshState, bundle: &Bundle| {
             follow(state, signed(bundle), signing_key().public(), NOW).map_err(|error| error.to_string())
         };
-        let log_restart = Some(LogHead { size: 1, head: Bytes([1; 32]) });
-        let second = Bundle { version: 2, log_restart, ..bundle() };
-        let state = MeshState { bundle: Arc::new(offer(&empty(), &second).unwrap()), ..empty() };
+        let before = empty();
+        (1..=2_u8).for_each(|n| before.log.tree.write().push([n; 32]));
+        let head = |size| {
+            let head = before.log.tree.read().head(size).unwrap();
+            Some(LogHead { size, head: Bytes(head) })
+        };
+        let before = MeshState { log: LogState { head: head(2).unwrap(), ..before.log.clone() }, ..before };
+        let second = Bundle { version: 2, log_restart: head(1), ..bundle() };
+        let state = MeshState { bundle: Arc::new(offer(&before, &second).unwrap()), ..before.clone() };
         let third = Bundle { version: 3, ..second };
         offer(&state, &third).unwrap();
-        let again = Some(LogHead { size: 2, head: Bytes([2; 32]) });
+        let again = head(2);
         offer(&state, &Bundle { log_restart: again, ..third.clone() }).unwrap();
         let dropped = offer(&state, &Bundle { log_restart: None, ..third });
         assert!(dropped.unwrap_err().contains("log_restart"));
+    }
+
+    #[test]
+    fn a_log_is_set_back_to_a_head_that_it_has() {
+        let offer = |size, head| {
+            let log_restart = Some(LogHead { size, head: Bytes(head) });
+            let second = Bundle { version: 2, log_restart, ..bundle() };
+            follow(&empty(), signed(&second), signing_key().public(), NOW).map(drop)
+        };
+        let empty = carrick_wire::log::tree::empty_head();
+        offer(0, empty).unwrap();
+        for (size, head) in [(0, [1; 32]), (1, empty), (u64::MAX, [1; 32])] {
+            assert!(offer(size, head).unwrap_err().to_string().contains("no head of this log"), "{size}");
+        }
     }
 
     #[test]
