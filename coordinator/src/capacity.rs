@@ -30,14 +30,15 @@ pub(crate) fn check(state: &MeshState, node: &NodeRecord, is_new: bool) -> Resul
     if length > most { Err(Refused::MeshFull) } else { Ok(()) }
 }
 
-/// About how many bytes a peer takes in a netmap, and rarely less: ids and names of fields, its evidence, its entry in the log with the
-/// proof, and its endpoints.
+/// About how many bytes a peer takes in a netmap, and rarely less: ids and names of fields, its evidence, with proof of the moment of each
+/// that grows old, its entry in the log with the proof, and its endpoints.
 pub(crate) fn weight(state: &MeshState, node: &NodeRecord) -> usize {
     let statements: usize = node.statements.texts().iter().map(|text| in_json(text)).sum();
     // One that is granted something now has no entry yet.
     let entry = in_json(&node.logged.text).max(600) + 60 * node.prefixes.len();
     let depth = 65 - state.log.head.size.leading_zeros() as usize;
-    160 + statements + entry + 48 * depth + 56 * node.endpoints.len().max(4)
+    let proofs = 1 + node.statements().iter().filter(|statement| statement.evidence.kind().ages()).count();
+    160 + statements + entry + 48 * depth * proofs + 56 * node.endpoints.len().max(4)
 }
 
 /// What a text of JSON takes as a string in JSON: every quotation mark and every backslash takes one byte more.
@@ -47,12 +48,17 @@ fn in_json(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use carrick_attest::{Blob, Bytes, Evidence, Moment, Statement, nitro};
+    use carrick_types::UnixTime;
     use carrick_wire::session::{ToNode, encode};
 
     use super::*;
     use crate::{
         netmap,
-        state::tests::{empty, node},
+        state::{
+            LoggedEntry,
+            tests::{empty, node},
+        },
         statements::Statements,
     };
 
@@ -89,6 +95,40 @@ mod tests {
             length <= weight && weight < length * 5 / 4,
             "{length} bytes, and {weight} were reckoned with"
         );
+    }
+
+    #[test]
+    fn proofs_of_the_moment_of_evidence_are_reckoned_with() {
+        let size = 100_000;
+        let mut state = empty();
+        (0..size).for_each(|_| state.log.tree.write().push([1; 32]));
+        state.log.head.size = size;
+        let moment = Moment {
+            log_size: size - 33_333,
+            log_head: Bytes([2; 32]),
+            salt: Bytes([3; 32]),
+            exporter: Bytes([4; 32]),
+            policy_version: 1,
+            runtime_digest: Bytes([5; 32]),
+        };
+        let document = Blob::new(vec![6; 300]).unwrap();
+        let statement = Statement {
+            moment,
+            wireguard_key: node(1, 1).wireguard_key,
+            evidence: Evidence::Nitro(Box::new(nitro::Evidence { document })),
+            appraised_at: UnixTime::from_millis(1),
+        };
+        let nodes = (1..=200_u8).map(|n| {
+            let text = "x".repeat(600).into();
+            let logged = LoggedEntry { position: u64::from(n) * 331, text };
+            let endpoints =
+                (1..=4).map(|port| format!("[2001:db8:1:2:3:4:5:6]:5000{port}").parse().unwrap()).collect();
+            NodeRecord { statements: Statements::of(&[statement.clone()]), logged, endpoints, ..node(n, 1) }
+        });
+        let state = state.with_all(nodes.collect());
+        let weight: usize = state.members().map(|node| weight(&state, node)).sum();
+        let length = encode(&ToNode::Netmap(netmap::whole(&state, node(200, 1).id, None).unwrap())).len();
+        assert!(length <= weight, "{length} bytes, and {weight} were reckoned with");
     }
 
     #[test]
