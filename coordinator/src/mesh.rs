@@ -544,8 +544,12 @@ impl Owner {
             let mut loaded = self.store.load(&self.key)?;
             // No revision is given twice: whoever was told of one would not hear of the other.
             loaded.revision = loaded.revision.max(self.publish.borrow().revision);
-            for (id, suspend::Unstored { why, .. }) in &self.unstored {
+            for (id, suspend::Unstored { why, entry }) in &mut self.unstored {
                 if let Some(node) = loaded.nodes.get(id).filter(|node| !node.is_revoked()) {
+                    // Whoever is cut off on disk is so in the log: the commit came through, and the word of it did not.
+                    if !node.is_active() {
+                        *entry = None;
+                    }
                     let node = suspend::suspended(&loaded, node, why.clone());
                     loaded = loaded.with(node);
                 }

@@ -91,6 +91,29 @@ async fn a_suspension_that_cannot_be_stored_is_in_force_and_stored_later() {
 }
 
 #[tokio::test]
+async fn a_suspension_that_was_stored_though_the_disk_said_no_is_logged_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, _ended) = mesh(dir.path(), 9).await;
+    let node = mesh.join(hello(1, "a", &[]), NOW).await.unwrap().id;
+    let failed = mesh.call(move |owner| {
+        let state = owner.state().unwrap();
+        let decision = Decision::Suspended { node, reason: "a test".to_owned() };
+        let entry = Entry { at: NOW, decision };
+        let changes = [(suspend::suspended(&state, &state.nodes[&node], wanting()), Some(entry.clone()))];
+        // The commit came through, and the word of it did not.
+        owner.store.update_all(&changes).unwrap();
+        owner.unstored.insert(node, suspend::Unstored { why: wanting(), entry: Some(entry) });
+        owner.owes.store(true, Ordering::Relaxed);
+        owner.doubt = true;
+    });
+    failed.await.unwrap();
+    mesh.store_suspensions().await.unwrap();
+    audit(&mesh).await;
+    mesh.renew(node, key(1).public(), proven(1, 1, ("a", &[]), 9), None, NOW).await.unwrap();
+    audit(&mesh).await;
+}
+
+#[tokio::test]
 async fn a_bundle_suspends_everybody_who_is_not_good_enough_though_the_disk_takes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, _ended) = mesh(dir.path(), 9).await;
