@@ -6,7 +6,7 @@ use std::{
 };
 
 use carrick_attest::Bytes;
-use carrick_types::{NodeId, OperatorPin, UnixTime};
+use carrick_types::{NodeId, OperatorKey, OperatorPin, UnixTime};
 use carrick_wire::hello::Head;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,13 @@ const MAX_SIZES: usize = 256;
 pub struct Memory {
     /// The operator.
     pub operator: OperatorPin,
+    /// Those whom the last bundle names: the operator, and the former ones whose tokens hold.
+    #[serde(default)]
+    pub operators: BTreeSet<OperatorPin>,
+    /// Those whom an earlier bundle named and the last one does not. Their keys may have been stolen: no word of an operator's from before
+    /// makes one of them the operator again.
+    #[serde(default)]
+    pub taken_out: BTreeSet<OperatorPin>,
     /// The highest version of the policy bundle that was seen.
     pub bundle_version: u64,
     /// SHA-256 of the text of that bundle.
@@ -50,6 +57,8 @@ impl Memory {
     pub const fn new(operator: OperatorPin, bundle_version: u64) -> Self {
         Self {
             operator,
+            operators: BTreeSet::new(),
+            taken_out: BTreeSet::new(),
             bundle_version,
             bundle: None,
             log: None,
@@ -58,6 +67,16 @@ impl Memory {
             revoked: BTreeSet::new(),
             positions: BTreeMap::new(),
         }
+    }
+
+    /// A bundle is believed: the first of these signed it, and it names the others as former operators.
+    pub(crate) fn follow_operators(&mut self, operators: &[OperatorKey]) {
+        let named: BTreeSet<OperatorPin> = operators.iter().map(OperatorPin::of).collect();
+        let before = std::mem::take(&mut self.operators).into_iter().chain([self.operator]);
+        self.taken_out.extend(before);
+        self.taken_out.retain(|operator| !named.contains(operator));
+        self.operator = operators.first().map_or(self.operator, OperatorPin::of);
+        self.operators = named;
     }
 
     /// The coordinator showed a log of this size.

@@ -157,6 +157,9 @@ impl Witness {
     /// [`Distrust::Bundle`] or [`Distrust::TwoBundles`]; what was believed stays.
     pub fn handle_bundle(&mut self, signed: &SignedBundle, now: UnixTime) -> Result<(), Distrust> {
         let opened = signed.open(&self.memory.operator, &self.mesh)?;
+        if self.memory.taken_out.contains(&OperatorPin::of(&opened.operator())) {
+            return Err(BundleError::Stranger(opened.operator()).into());
+        }
         let (found, seen) = (opened.get().version, self.memory.bundle_version);
         if found < seen {
             return Err(BundleError::Older { found, seen }.into());
@@ -171,7 +174,7 @@ impl Witness {
         if let Some(head) = opened.get().log_restart {
             self.set_back(head);
         }
-        self.memory.operator = OperatorPin::of(&opened.operator());
+        self.memory.follow_operators(&opened.operators());
         self.memory.bundle_version = found;
         self.memory.bundle = Some(digest);
         if self.bundle.replace(opened).is_none_or(|before| before.get().version < found) {

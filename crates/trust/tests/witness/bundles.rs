@@ -111,6 +111,29 @@ fn a_new_operator_is_believed_and_the_old_one_no_longer() {
 }
 
 #[test]
+fn an_operator_who_was_taken_out_does_not_come_back_by_an_earlier_turn() {
+    let (mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 1);
+    let step = |version, to, turns: usize, former: &[u8]| {
+        let former = former.iter().map(|n| operator(*n).public()).collect();
+        let bundle = mesh.bundle_of(version, |bundle| bundle.former_operators = former);
+        let bundle: Bundle = serde_json::from_str(bundle.bundle.text()).unwrap();
+        let successions = [succession(2, 3), succession(3, 2), succession(2, 3)][..turns].to_vec();
+        SignedBundle { successions, ..sealed(&bundle, to) }
+    };
+    witness.handle_bundle(&step(2, 3, 1, &[2]), NOW).unwrap();
+    witness.handle_bundle(&step(3, 2, 2, &[3]), NOW).unwrap();
+    witness.handle_bundle(&step(4, 3, 3, &[2]), NOW).unwrap();
+    witness.handle_bundle(&step(5, 3, 3, &[]), NOW).unwrap();
+    // Whoever has the first key now also has the word by which it once followed the second.
+    let thief = Err(Distrust::Bundle(BundleError::Stranger(operator(2).public())));
+    assert_eq!(witness.handle_bundle(&step(6, 2, 2, &[3]), NOW), thief);
+    let mut again = restarted(Trust::Evidence, witness.memory().clone());
+    assert_eq!(again.handle_bundle(&step(6, 2, 2, &[3]), NOW), thief);
+    witness.handle_bundle(&step(6, 3, 3, &[2]), NOW).unwrap();
+    witness.handle_bundle(&step(7, 2, 2, &[3]), NOW).unwrap();
+}
+
+#[test]
 fn a_new_bundle_drops_who_is_not_good_enough_and_the_next_one_takes_them_back() {
     let (mut mesh, mut witness) = Mesh::seen_by(Trust::Evidence, 2);
     witness.handle_bundle(&mesh.bundle_of(2, strict), NOW).unwrap();
