@@ -40,6 +40,10 @@ pub struct Memory {
     /// How long the log was at the least, by this node's own clock: who names a shorter log proves something of before.
     #[serde(default)]
     pub sizes: BTreeMap<UnixTime, u64>,
+    /// The clock was set back: to when, and from when. Should it come to that moment again, most likely it was wrong in between, as that of
+    /// a host that starts without the time.
+    #[serde(default)]
+    pub behind: Option<(UnixTime, UnixTime)>,
     /// The last `log_restart` that was followed. A bundle that repeats it restarts nothing.
     #[serde(default)]
     pub restart: Option<Head>,
@@ -63,6 +67,7 @@ impl Memory {
             bundle: None,
             log: None,
             sizes: BTreeMap::new(),
+            behind: None,
             restart: None,
             revoked: BTreeSet::new(),
             positions: BTreeMap::new(),
@@ -81,8 +86,18 @@ impl Memory {
 
     /// The coordinator showed a log of this size.
     pub(crate) fn saw_size(&mut self, size: u64, now: UnixTime) {
+        if let Some((to, from)) = self.behind
+            && now >= from
+        {
+            self.sizes.split_off(&to);
+            self.behind = None;
+        }
         // What was seen by a clock that was set back since was seen by now as well.
-        self.sizes.split_off(&now);
+        let later = self.sizes.split_off(&now);
+        if let Some((&last, _)) = later.last_key_value().filter(|(last, _)| **last > now) {
+            let (to, from) = self.behind.unwrap_or((now, last));
+            self.behind = Some((to.min(now), from.max(last)));
+        }
         let soon = |(last, _): (&UnixTime, &u64)| now < last.saturating_add(NOTE_SIZE_EVERY);
         if !self.sizes.last_key_value().is_some_and(soon) {
             self.sizes.insert(now, size);
@@ -163,6 +178,20 @@ mod tests {
         memory.saw_size(6, at(10));
         memory.saw_size(7, at(20));
         assert_eq!([10, 20, 2_000_000].map(|minute| memory.size_at(at(minute))), [6, 7, 7]);
+    }
+
+    #[test]
+    fn what_was_noted_while_the_clock_was_behind_proves_nothing_once_it_is_right() {
+        let at = |minutes: u64| UnixTime::from_millis(minutes * 60_000);
+        let mut memory = memory();
+        memory.saw_size(5, at(10_000));
+        // It starts without the time, twice.
+        for minute in [100, 110, 50, 60] {
+            memory.saw_size(100, at(minute));
+        }
+        assert_eq!(memory.size_at(at(200)), 100, "as far as anybody can tell");
+        memory.saw_size(101, at(10_010));
+        assert_eq!([200, 10_009, 10_010].map(|minute| memory.size_at(at(minute))), [0, 0, 101]);
     }
 
     #[test]

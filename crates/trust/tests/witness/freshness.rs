@@ -151,3 +151,19 @@ fn a_newcomer_is_held_to_its_challenge_also_where_the_log_was_set_back() {
     mesh.show_whole(&mut witness).unwrap();
     assert_eq!(members(&witness), [3, 4]);
 }
+
+#[test]
+fn a_node_that_started_without_the_time_believes_its_peers_once_it_has_it() {
+    let mut tpms = [tpm()];
+    let (mut mesh, before) = seen(Trust::Evidence, &mut tpms);
+    let bundle = mesh.bundle_of(2, |bundle| accepting(bundle, &mut tpms, &[&[Kind::Tpm]]));
+    mesh.suspend(2);
+    mesh.resume(2);
+    let mut witness = restarted(Trust::Evidence, before.memory().clone());
+    let a_day_ago = UnixTime::from_millis(NOW.as_millis() - 86_400_000);
+    witness.handle_bundle(&bundle, a_day_ago).unwrap();
+    witness.handle_netmap(mesh.netmap(witness.head()), a_day_ago).unwrap();
+    assert!(doubted_evidence(&witness, 2).contains("not ahead"));
+    witness.handle_netmap(mesh.netmap(witness.head()), later(60)).unwrap();
+    assert_eq!(members(&witness), [2]);
+}
