@@ -123,7 +123,12 @@ mod tests {
             let logged = LoggedEntry { position: u64::from(n) * 331, text };
             let endpoints =
                 (1..=4).map(|port| format!("[2001:db8:1:2:3:4:5:6]:5000{port}").parse().unwrap()).collect();
-            NodeRecord { statements: Statements::of(&[statement.clone()]), logged, endpoints, ..node(n, 1) }
+            NodeRecord {
+                statements: Statements::of(std::slice::from_ref(&statement)),
+                logged,
+                endpoints,
+                ..node(n, 1)
+            }
         });
         let state = state.with_all(nodes.collect());
         let weight: usize = state.members().map(|node| weight(&state, node)).sum();
