@@ -25,7 +25,9 @@ use nix::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    moderation::{Moderation, PAUSE},
     plan::Change,
+    priority,
     readiness::{Readiness, Source},
     stun,
     tun::Tun,
@@ -176,9 +178,11 @@ impl Shard {
             revise_by: None,
             readiness,
             queues: Vec::new(),
+            moderation: Moderation::default(),
             buffer: vec![0; BUFFER].into(),
         };
         let run = move || {
+            priority::raise();
             if let Err(error) = path.run() {
                 // The other side may be gone already.
                 let _ = fail.send(error);
@@ -229,6 +233,7 @@ struct PacketPath {
     readiness: Readiness,
     /// The queues of the interface that are readable.
     queues: Vec<usize>,
+    moderation: Moderation,
     buffer: Box<[u8]>,
 }
 
@@ -258,6 +263,23 @@ impl Turn {
     }
 }
 
+/// What was read in the turns of all.
+#[derive(Debug, Default)]
+struct Turns {
+    reads: usize,
+    bytes: usize,
+    /// One of them had no end of its own.
+    more: bool,
+}
+
+impl Turns {
+    const fn add(&mut self, turn: Turn) {
+        self.reads += turn.reads;
+        self.bytes += turn.bytes;
+        self.more |= !turn.goes_on();
+    }
+}
+
 impl PacketPath {
     fn run(&mut self) -> io::Result<()> {
         self.readiness.watch(self.wake.as_fd(), Source::Commands)?;
@@ -273,15 +295,20 @@ impl PacketPath {
             if self.is_overdue() {
                 continue;
             }
+            let begun = Instant::now();
+            let mut turns = Turns::default();
             if v4 {
-                self.receive(|sockets| Some(&sockets.v4));
+                turns.add(self.receive(|sockets| Some(&sockets.v4)));
             }
             if v6 {
-                self.receive(|sockets| sockets.v6.as_ref());
+                turns.add(self.receive(|sockets| sockets.v6.as_ref()));
             }
-            self.read_packets()?;
+            turns.add(self.read_packets()?);
             self.device.handle_timeout(Instant::now());
             self.send();
+            if self.moderation.pauses(begun, turns.reads, turns.bytes, turns.more) {
+                thread::sleep(PAUSE);
+            }
         }
     }
 
@@ -358,7 +385,7 @@ impl PacketPath {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn receive(&mut self, socket: impl Fn(&UdpSockets) -> Option<&UdpSocket>) {
+    fn receive(&mut self, socket: impl Fn(&UdpSockets) -> Option<&UdpSocket>) -> Turn {
         let mut turn = Turn::default();
         while turn.goes_on() {
             let received = socket(&self.sockets).map(|socket| udp::receive(socket, &mut self.buffer));
@@ -367,16 +394,17 @@ impl PacketPath {
                     turn.count(received.length);
                     self.handle_received(received);
                 }
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // An error that an earlier datagram came back with, such as ICMP's "port unreachable".
                 Some(Err(error)) => {
                     turn.count(0);
                     tracing::trace!(%error, "socket error");
                 }
-                None => return,
+                None => break,
             }
             self.send();
         }
+        turn
     }
 
     fn handle_received(&mut self, Received { from, length, segment }: Received) {
@@ -402,7 +430,7 @@ impl PacketPath {
     }
 
     /// Reads from the queues that are readable, one after the other, so that a flow that fills its queue does not hold up the others.
-    fn read_packets(&mut self) -> io::Result<()> {
+    fn read_packets(&mut self) -> io::Result<Turn> {
         let mut turn = Turn::default();
         let mut next = 0;
         while turn.goes_on() && !self.queues.is_empty() {
@@ -413,7 +441,7 @@ impl PacketPath {
                 self.queues.remove(next);
             }
         }
-        Ok(())
+        Ok(turn)
     }
 
     /// Reads a super-packet or a few small ones. Whether there may be more.
