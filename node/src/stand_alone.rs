@@ -2,7 +2,10 @@
 //!
 //! Start at [`run`]. Addresses and routes are the administrator's affair.
 
-use std::{future::ready, io};
+use std::{
+    future::{pending, ready},
+    io,
+};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 use netlink_packet_route::{
@@ -53,14 +56,14 @@ enum End {
     SocketRemoved,
 }
 
-/// Runs a device until `shutdown`, or until its interface or its socket is removed; leaves neither behind. Says `ready` when both are
-/// there.
+/// Runs a device until `shutdown`, or until its interface or its socket is removed; leaves neither behind. Calls `is_there`
+/// when both are.
 ///
 /// # Errors
 /// [`StandAloneError`].
 pub async fn run(
     interface: &str,
-    ready: impl FnOnce() -> io::Result<()>,
+    is_there: impl FnOnce() -> io::Result<()>,
     shutdown: CancellationToken,
 ) -> Result<(), StandAloneError> {
     let tun = Tun::open(interface)?;
@@ -69,7 +72,7 @@ pub async fn run(
     let mut link = Link::of(tun.index()).await?;
     let (shard, failure) =
         Shard::start_stand_alone(MTU, tun, sockets).map_err(StandAloneError::PacketPath)?;
-    ready().map_err(StandAloneError::PacketPath)?;
+    is_there().map_err(StandAloneError::PacketPath)?;
     info!(interface, "device started");
     let commands = shard.commands();
     let outcome = tokio::select! {
@@ -107,37 +110,38 @@ impl Link {
         set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
         netlink::limit_superpackets(&handle, index, MTU).await;
         let changes = changes.filter_map(|(message, _)| {
-            let NetlinkPayload::InnerMessage(message) = message.payload else { return ready(None) };
-            ready(Some(message))
+            let NetlinkPayload::InnerMessage(change) = message.payload else { return ready(None) };
+            ready(Some(change))
         });
         Ok(Self { handle, index, mtu: MTU, changes: changes.boxed() })
     }
 
     /// Tells the packet path when the MTU changes. Ends when the interface is removed.
     async fn follow(&mut self, commands: &Commands) {
-        while let Some(message) = self.changes.next().await {
-            if let RouteNetlinkMessage::DelLink(link) = &message
+        while let Some(change) = self.changes.next().await {
+            if let RouteNetlinkMessage::DelLink(link) = &change
                 && link.header.index == self.index
             {
                 return;
             }
-            if let RouteNetlinkMessage::NewLink(link) = message
+            if let RouteNetlinkMessage::NewLink(link) = &change
                 && link.header.index == self.index
-                && let Some(mtu) = mtu(&link).filter(|mtu| *mtu != self.mtu)
+                && let Some(mtu) = mtu(link).filter(|mtu| *mtu != self.mtu)
             {
                 self.mtu = mtu;
                 netlink::limit_superpackets(&self.handle, self.index, mtu).await;
-                // Whether it has ended is seen elsewhere.
+                // Whether the packet path has ended is seen elsewhere.
                 let _ = commands.send(Command::SetMtu(mtu)).await;
             }
         }
         // The kernel tells no more, and the packet path notices.
-        std::future::pending().await
+        pending().await
     }
 }
 
 fn mtu(link: &LinkMessage) -> Option<u16> {
     link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Mtu(mtu) = attribute { u16::try_from(*mtu).ok() } else { None }
+        let LinkAttribute::Mtu(mtu) = attribute else { return None };
+        u16::try_from(*mtu).ok()
     })
 }

@@ -138,7 +138,9 @@ fn renew(pairs: &[Pair; 2]) {
         pair.point(0, V4);
         pair.assert_pings();
     }
-    let began = pairs.each_ref().map(|pair| pair.one.last_handshake());
+    // Boringtun says how long ago that was, not when.
+    let ours = [&pairs[0].one, &pairs[1].two];
+    let began = ours.map(Device::last_handshake);
     let begin = Instant::now();
     let mut lost = Vec::new();
     while begin.elapsed() < RENEWAL {
@@ -152,8 +154,8 @@ fn renew(pairs: &[Pair; 2]) {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(lost.is_empty(), "lost: {lost:?}");
-    for (pair, began) in pairs.iter().zip(began) {
-        assert!(pair.one.last_handshake() >= began + 100, "no handshake of {} since", pair.one.interface);
+    for (device, began) in ours.into_iter().zip(began) {
+        assert!(device.last_handshake() >= began + 100, "no handshake of {} since", device.interface);
     }
 }
 

@@ -1,12 +1,14 @@
 //! What the packet path does when a client wants something.
 
-use std::{io, os::fd::AsFd as _, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use carrick_dataplane::{Device, PeerState};
 use carrick_types::{WireGuardKey, WireGuardSecret};
 use nix::errno::Errno;
 use socket2::SockRef;
-use std::time::Duration;
 
 use super::set::{AllowedIp, Set, SetPeer};
 use crate::udp::UdpSockets;
@@ -71,7 +73,7 @@ fn set_sockets(sockets: &mut UdpSockets, port: Option<u16>, fwmark: Option<u32>)
         *sockets = UdpSockets::bind(port, fwmark)?;
     } else if let Some(fwmark) = fwmark {
         for socket in [Some(&sockets.v4), sockets.v6.as_ref()].into_iter().flatten() {
-            SockRef::from(&socket.as_fd()).set_mark(fwmark)?;
+            SockRef::from(socket).set_mark(fwmark)?;
         }
     }
     Ok(())

@@ -56,6 +56,13 @@ impl Contender {
         found.ok_or_else(|| Absent { program: named.unwrap_or_else(|| program.into()), remedy })
     }
 
+    /// What it says of its version: figures of another one are others.
+    pub(super) fn version(program: &Path) -> String {
+        let said =
+            Command::new(program).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&said).lines().next().unwrap_or("unknown").trim().to_owned()
+    }
+
     /// Runs it in the foreground.
     pub(super) fn command(self, program: &Path, interface: &str) -> Command {
         let mut command = Command::new(program);

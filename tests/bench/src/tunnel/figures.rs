@@ -14,6 +14,7 @@ pub(crate) struct Figures {
     machine: Machine,
     seconds: u64,
     rounds: u64,
+    versions: Vec<String>,
     /// What was not measured, since it was not found.
     missing: Vec<String>,
     rows: Vec<Row>,
@@ -43,8 +44,8 @@ struct Value {
 }
 
 impl Figures {
-    pub(super) fn new(seconds: u64, rounds: u64, missing: Vec<String>) -> Self {
-        Self { machine: Machine::this(), seconds, rounds, missing, rows: Vec::new() }
+    pub(super) fn new(seconds: u64, rounds: u64, versions: Vec<String>, missing: Vec<String>) -> Self {
+        Self { machine: Machine::this(), seconds, rounds, versions, missing, rows: Vec::new() }
     }
 
     pub(super) fn add(&mut self, case: Case, of: &'static str, measured: Measured) {
@@ -103,10 +104,11 @@ impl Figures {
         let missing: String =
             self.missing.iter().map(|missing| format!("NOT MEASURED: {missing}\n")).collect();
         format!(
-            "{}; {} s each, medians of {}; (times {REFERENCE})\n\n{}{missing}",
+            "{}; {} s each, medians of {}; (times {REFERENCE})\n{}\n\n{}{missing}",
             self.machine,
             self.seconds,
             self.rounds,
+            self.versions.join("; "),
             aligned(&rows)
         )
     }
@@ -138,7 +140,8 @@ mod tests {
 
     #[test]
     fn a_ratio_is_of_medians_and_against_the_reference() {
-        let mut figures = Figures::new(1, 3, vec!["gotatun not found: cargo install gotatun-cli".to_owned()]);
+        let mut figures =
+            Figures::new(1, 3, Vec::new(), vec!["gotatun not found: cargo install gotatun-cli".to_owned()]);
         for (carrick, reference) in [(4.0, 2.0), (5.0, 2.5), (9.0, 1.0)] {
             figures.add(Case::Tcp1, "carrick", vec![("Gbit/s", carrick)]);
             figures.add(Case::Tcp1, REFERENCE, vec![("Gbit/s", reference)]);

@@ -56,10 +56,13 @@ pub(crate) fn measure(carrick: PathBuf, options: &Options) -> Result<Figures> {
     let mut lab = Lab::new()?;
     bed::own_run()?;
     let mut beds = vec![Bed::plain(&mut lab)?];
-    let mut missing = Vec::new();
+    let (mut missing, mut versions) = (Vec::new(), Vec::new());
     for (contender, program) in named {
         match contender.program(program) {
-            Ok(program) => beds.push(Bed::new(&mut lab, contender, program)?),
+            Ok(program) => {
+                versions.push(Contender::version(&program));
+                beds.push(Bed::new(&mut lab, contender, program)?);
+            }
             Err(absent) => {
                 note(&format!("!! {absent}"));
                 missing.push(absent.to_string());
@@ -69,7 +72,7 @@ pub(crate) fn measure(carrick: PathBuf, options: &Options) -> Result<Figures> {
     ensure!(beds.len() > 1, "nothing to measure");
 
     let cases: Vec<Case> = if options.only.is_empty() { Case::all().collect() } else { options.only.clone() };
-    let mut figures = Figures::new(options.seconds, options.rounds, missing);
+    let mut figures = Figures::new(options.seconds, options.rounds, versions, missing);
     for case in cases {
         for round in 1..=options.rounds {
             for bed in &beds {
