@@ -120,6 +120,20 @@ fn a_peer_that_roams_is_followed_in_both_families() {
 }
 
 #[test]
+fn a_link_local_address_is_an_endpoint() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        for (device, address) in [(&pair.one, "fe80::1/64"), (&pair.two, "fe80::2/64")] {
+            run(&device.host, "ip", &["address", "add", address, "dev", "eth0"]);
+        }
+        pair.one.set(&["peer", &pair.two.public_key, "endpoint", &format!("[fe80::2%eth0]:{PORT}")]);
+        pair.assert_pings();
+        assert!(pair.one.show("endpoints").starts_with("[fe80::2%"), "{}", pair.one.show("endpoints"));
+        assert!(pair.two.show("endpoints").starts_with("[fe80::1%"), "{}", pair.two.show("endpoints"));
+    });
+}
+
+#[test]
 fn a_source_address_within_another_ones_longer_prefix_is_spoofed() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);

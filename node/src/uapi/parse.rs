@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use carrick_dataplane::PresharedKey;
 use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
-use nix::errno::Errno;
+use nix::{errno::Errno, net::if_::if_nametoindex};
 use zeroize::Zeroizing;
 
 use super::{
@@ -135,8 +135,17 @@ fn number<N: std::str::FromStr>(value: &str) -> Result<N, Errno> {
     value.parse().ok().filter(|_| digits).ok_or(Errno::EINVAL)
 }
 
+/// Address and port. A link-local address may name its interface: the one thing in here that is asked of the system.
 fn endpoint(value: &str) -> Result<SocketAddr, Errno> {
-    let endpoint: SocketAddr = value.parse().map_err(|_| Errno::EINVAL)?;
+    let zone = value.split_once('%').and_then(|(_, rest)| rest.split_once(']')).map(|(zone, _)| zone);
+    let named = zone.filter(|zone| !zone.bytes().all(|byte| byte.is_ascii_digit()));
+    let endpoint = if let Some(name) = named {
+        let index = if_nametoindex(name).map_err(|_| Errno::EINVAL)?;
+        value.replace(&format!("%{name}]"), &format!("%{index}]")).parse()
+    } else {
+        value.parse()
+    };
+    let endpoint: SocketAddr = endpoint.map_err(|_| Errno::EINVAL)?;
     if endpoint.port() == 0 { Err(Errno::EINVAL) } else { Ok(endpoint) }
 }
 

@@ -48,6 +48,19 @@ fn a_key_of_zeros_is_none() {
 }
 
 #[test]
+fn a_link_local_endpoint_names_its_interface() {
+    let set = |endpoint: &str| {
+        parse(format!("set=1\npublic_key={}\nendpoint={endpoint}\n\n", hex([7; 32])).as_bytes())
+    };
+    let [Ok(Operation::Set(named))] = &set("[fe80::1%lo]:7")[..] else { panic!() };
+    let index = if_nametoindex("lo").unwrap();
+    assert_eq!(named.peers[0].endpoint, Some(format!("[fe80::1%{index}]:7").parse().unwrap()));
+    assert_eq!(set(&format!("[fe80::1%{index}]:7")), set("[fe80::1%lo]:7"));
+    assert_eq!(set("[fe80::1%none]:7"), [Err(Errno::EINVAL)]);
+    assert_eq!(set("[fe80::1%]:7"), [Err(Errno::EINVAL)]);
+}
+
+#[test]
 fn what_replaces_prefixes_replaces_those_named_before_it() {
     let text =
         format!("set=1\npublic_key={}\nallowed_ip=10.0.0.0/8\nreplace_allowed_ips=true\n\n", hex([7; 32]));
