@@ -78,6 +78,32 @@ fn a_hundred_megabytes_hold_nobody_up() {
 }
 
 #[test]
+fn ten_thousand_peers_are_set_and_shown_while_packets_pass() {
+    in_lab(|lab| {
+        let pair = connected(lab);
+        let peer = |number: u32| {
+            let [_, one, two, three] = number.to_be_bytes();
+            format!("public_key={:0>64x}\nallowed_ip=10.{one}.{two}.{three}/32\n", 0x0900_0000 + number)
+        };
+        let configuration: String = (0..10_000).map(|number| peer(number + (200 << 16))).collect();
+        let said = format!("set=1\n{configuration}\nget=1\n\n");
+        let client = std::thread::spawn(move || ask(said.as_bytes()));
+        let mut slowest = Duration::ZERO;
+        while !client.is_finished() {
+            slowest = slowest.max(ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap());
+        }
+        let answer = client.join().unwrap();
+        assert_eq!(answer.matches("public_key=").count(), 10_001);
+        assert!(answer.starts_with("errno=0\n\n") && answer.ends_with("errno=0\n\n"));
+        assert!(slowest < Duration::from_millis(500), "a packet took {slowest:?}");
+        let begin = Instant::now();
+        assert_eq!(ask(b"set=1\nreplace_peers=true\n\n"), "errno=0\n\n");
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert!(!ask(b"get=1\n\n").contains("public_key="));
+    });
+}
+
+#[test]
 fn slow_and_many_clients_hold_nobody_up() {
     in_lab(|lab| {
         let pair = connected(lab);

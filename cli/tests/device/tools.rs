@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use carrick_lab::{Host, eventually, in_lab, traffic::ping};
@@ -51,6 +52,31 @@ fn everything_that_is_set_is_shown() {
         );
         device.set(&["peer", peer, "remove"]);
         assert_eq!(run(&host, "wg", &["show", "wg-one", "peers"]), "");
+    });
+}
+
+#[test]
+fn no_key_reaches_the_log() {
+    in_lab(|lab| {
+        own_run();
+        let host = lab.host("one").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carrick"));
+        command.args(["device", "-f", "wg-one"]).env("CARRICK_LOG", "trace");
+        let process = host.spawn("wg-one", command).unwrap();
+        process.wait_for_line("device started", PATIENCE).unwrap();
+        let keys = ["genkey", "genpsk"].map(|what| run(&host, "wg", &[what]).trim().to_owned());
+        let files = [secret_file("private", &keys[0]), secret_file("preshared", &keys[1])];
+        let [private, preshared] = files.each_ref().map(|file| file.to_str().unwrap());
+        let peer = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+        let set = ["set", "wg-one", "private-key", private, "peer", peer, "preshared-key", preshared];
+        run(&host, "wg", &set);
+        let shown = run(&host, "wg", &["showconf", "wg-one"]);
+        assert!(keys.iter().all(|key| shown.contains(key)));
+        assert!(process.terminate(PATIENCE).unwrap().success());
+        let log = process.output();
+        assert!(log.contains("device stopped"), "{log}");
+        // Neither in base64 nor in the hexadecimal digits of the protocol.
+        assert!(!keys.iter().any(|key| log.contains(key.as_str())) && !has_long_hex(&log), "{log}");
     });
 }
 
@@ -231,6 +257,10 @@ impl Quick {
         assert!(output.status.success(), "wg-quick {what}: {said}");
         said
     }
+}
+
+fn has_long_hex(text: &str) -> bool {
+    text.split(|character: char| !character.is_ascii_hexdigit()).any(|run| run.len() >= 64)
 }
 
 fn public(host: &Host, secret: &str) -> String {
