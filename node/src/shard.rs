@@ -304,6 +304,11 @@ impl PacketPath {
                 turns.add(self.receive(|sockets| sockets.v6.as_ref()));
             }
             turns.add(self.read_packets()?);
+            while let Some(answer) = self.device.poll_answer() {
+                if let Err(error) = self.tun.write_whole(&answer) {
+                    tracing::trace!(%error, "answer not delivered");
+                }
+            }
             self.device.handle_timeout(Instant::now());
             self.send();
             if self.moderation.pauses(begun, turns.reads, turns.bytes, turns.more) {

@@ -131,6 +131,13 @@ impl Tun {
         Ok(parts.and_then(|(header, packet)| Some((VnetHeader::parse(header)?, packet))))
     }
 
+    /// Hands a packet to this host that is whole.
+    pub(crate) fn write_whole(&self, packet: &[u8]) -> io::Result<usize> {
+        let header = VnetHeader::default().to_bytes();
+        let mut queue = &self.queues[flow_hash(packet).unwrap_or_default() as usize % self.queues.len()];
+        queue.write_vectored(&[IoSlice::new(&header), IoSlice::new(packet)])
+    }
+
     /// Hands a packet to this host, or many at once.
     pub(crate) fn write(&self, packet: &Coalesced<'_>) -> io::Result<usize> {
         let header = packet.header.to_bytes();

@@ -1,7 +1,7 @@
 //! The device: every peer's tunnels behind this node's keys and one table of allowed IPs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     ops::Range,
     time::{Duration, Instant},
@@ -16,6 +16,8 @@ use carrick_wireguard::{
 
 use crate::{
     allowed_ips::AllowedIps,
+    filter::{Direction, Filter},
+    mss,
     offload::{Coalesced, Coalescer, Segments, VnetHeader},
     outbox::{Outbox, Transmit, Unsealed},
     outside::{Outside, Surroundings},
@@ -23,6 +25,7 @@ use crate::{
     packet::{addresses, unpadded},
     peer::{Former, Peer, PeerConfig, REPLACED_KEY_LIFE},
     slots::Slots,
+    too_big::TooBig,
     tunnel::{Handshake, Tunnel},
     waiting::Waiting,
 };
@@ -82,6 +85,10 @@ pub struct Counters {
     pub spoofed: u64,
     /// Authentic packets from a peer for somebody this node does not speak for.
     pub not_for_us: u64,
+    /// Packets of either direction that the filter did not let pass.
+    pub filtered: u64,
+    /// Packets from this host that are longer than the path to the peer takes.
+    pub too_big: u64,
 }
 
 /// A WireGuard device. One mutation, or a few, then drain [`Device::poll_transmit`], then wait.
@@ -104,6 +111,10 @@ pub struct Device {
     /// For each message of a batch, how long its text is; `None` where it is refused. Kept for its memory.
     opened: Vec<Option<usize>>,
     counters: Counters,
+    filter: Option<Box<dyn Filter>>,
+    too_big: TooBig,
+    /// What this host is to hear from the device itself.
+    answers: VecDeque<Vec<u8>>,
     /// Of a device that is no mesh's; it speaks for every address.
     stand_alone: Option<StandAlone>,
 }
@@ -127,6 +138,9 @@ impl Device {
             coalescer: Coalescer::default(),
             opened: Vec::new(),
             counters: Counters::default(),
+            filter: None,
+            too_big: TooBig::default(),
+            answers: VecDeque::new(),
             stand_alone: None,
         }
     }
@@ -139,6 +153,19 @@ impl Device {
     /// Whether the kernel takes many UDP datagrams as one packet. As long as nothing is said, it does.
     pub fn set_udp_segments(&mut self, takes: bool) {
         self.coalescer.set_udp(takes);
+    }
+
+    /// Lets a filter look at every packet; `None`: all pass.
+    pub fn set_filter(&mut self, filter: Option<Box<dyn Filter>>) {
+        self.filter = filter;
+    }
+
+    /// Lets no packet to a peer be longer than this; `None`: than the MTU of the interface. Who sends longer ones is told so, in
+    /// [`Device::poll_answer`].
+    pub fn set_path_mtu(&mut self, key: &WireGuardKey, mtu: Option<u16>) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.path_mtu = mtu;
+        }
     }
 
     /// Sets what this node speaks for.
@@ -256,9 +283,21 @@ impl Device {
             self.counters.malformed += 1;
             return;
         };
+        if self.filter.as_mut().is_some_and(|filter| !filter.passes(Direction::Out, packet)) {
+            self.counters.filtered += 1;
+            return;
+        }
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        if let Some(mtu) = peer.path_mtu
+            && segments.next_length().is_some_and(|length| length > mtu.into())
+        {
+            self.counters.too_big += 1;
+            self.answers.extend(self.too_big.answer(packet, mtu, now));
+            return;
+        }
+        let fits = peer.mtu(self.mtu);
         if let Some(tunnel) = peer.sending(now) {
-            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, self.mtu, now);
+            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, [self.mtu, fits], now);
             if peer.current.as_ref().is_some_and(Tunnel::has_keys) {
                 return;
             }
@@ -366,6 +405,11 @@ impl Device {
         }
     }
 
+    /// The next packet that this host is to hear from the device itself.
+    pub fn poll_answer(&mut self) -> Option<Vec<u8>> {
+        self.answers.pop_front()
+    }
+
     /// Takes the buffer of what was sent.
     pub fn recycle(&mut self, transmit: Transmit) {
         self.outbox.recycle(transmit);
@@ -455,6 +499,7 @@ impl Device {
         let slot = message::receiver(messages)? >> 8;
         let key = self.slots.peer(slot)?;
         let peer = self.peers.get_mut(&key)?;
+        let fits = peer.mtu(self.mtu);
         let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
         self.opened.clear();
         tunnel
@@ -482,8 +527,16 @@ impl Device {
                 self.counters.spoofed += 1;
             } else if self.stand_alone.is_none() && self.own.lookup(found.destination).is_none() {
                 self.counters.not_for_us += 1;
+            } else if let Some(filter) = &mut self.filter
+                && let Some(packet) = datagrams.get(start..start + length)
+                && !filter.passes(Direction::In, packet)
+            {
+                self.counters.filtered += 1;
             } else {
                 peer.rx_bytes += length as u64;
+                if let Some(packet) = datagrams.get_mut(start..start + length) {
+                    mss::clamp(packet, fits);
+                }
                 self.coalescer.push(datagrams, start..start + length);
             }
         }
@@ -547,11 +600,12 @@ impl Device {
     /// Sends what waited for a peer, where there are keys by now.
     fn send_waiting(&mut self, key: WireGuardKey, now: Instant) {
         let Some(peer) = self.peers.get_mut(&key).filter(|_| self.waiting.waits_for(&key)) else { return };
+        let fits = peer.mtu(self.mtu);
         while let Some(tunnel) = peer.sending(now)
             && let Some(packet) = self.waiting.pop(&key)
         {
             let Ok(segments) = Segments::of(&VnetHeader::default(), &packet) else { continue };
-            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, self.mtu, now);
+            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, [self.mtu, fits], now);
         }
     }
 
@@ -594,17 +648,32 @@ fn batch(datagrams: &[u8], segment: usize) -> usize {
     same.map(<[u8]>::len).sum()
 }
 
-/// Appends packets for a tunnel, and says how many bytes they have.
-fn append(outbox: &mut Outbox, tunnel: &Tunnel, mut segments: Segments<'_>, mtu: usize, now: Instant) -> u64 {
+/// Appends packets for a tunnel, and says how many bytes they have. Padding goes up to the MTU of the interface, and connections are told what
+/// fits into the path.
+fn append(
+    outbox: &mut Outbox,
+    tunnel: &Tunnel,
+    mut segments: Segments<'_>,
+    [mtu, fits]: [usize; 2],
+    now: Instant,
+) -> u64 {
     let Some(to) = tunnel.endpoint else { return 0 };
     let by = Unsealed { slot: tunnel.slot, at: now };
+    // Nothing that is cut up is a SYN.
+    let is_whole = segments.is_whole();
     let mut bytes = 0;
     while let Some(length) = segments.next_length() {
         let sealed = padded(length, mtu) + OVERHEAD;
         if sealed > MAX_DATAGRAM {
             break;
         }
-        outbox.append(to, by, sealed, |payload| segments.append_next(payload));
+        outbox.append(to, by, sealed, |payload| {
+            let from = payload.len();
+            segments.append_next(payload);
+            if let Some(packet) = payload.get_mut(from..).filter(|_| is_whole) {
+                mss::clamp(packet, fits);
+            }
+        });
         bytes += length as u64;
     }
     bytes

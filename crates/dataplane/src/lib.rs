@@ -7,6 +7,8 @@
 
 mod allowed_ips;
 mod device;
+mod filter;
+mod mss;
 pub mod offload;
 mod outbox;
 mod outside;
@@ -14,12 +16,14 @@ mod own_keys;
 mod packet;
 mod peer;
 mod slots;
+mod too_big;
 mod tunnel;
 mod waiting;
 
 pub use allowed_ips::AllowedIps;
 pub use carrick_wireguard::{OVERHEAD, PresharedKey};
 pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, PeerState, Timer};
+pub use filter::{Direction, Filter};
 pub use outbox::{MAX_SEGMENTS, Transmit};
 pub use outside::Outside;
 pub use packet::{Addresses, addresses, flow_hash};

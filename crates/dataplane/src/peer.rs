@@ -53,6 +53,8 @@ pub(crate) struct Peer {
     /// What tunnels that are over have received and sent, as [`Tunnel::rx_wire`] and [`Tunnel::tx_wire`] count.
     pub(crate) rx_wire: u64,
     pub(crate) tx_wire: u64,
+    /// How long a packet to it may be, where the interface takes longer ones.
+    pub(crate) path_mtu: Option<u16>,
     /// What an administrator says of it; none of a peer that [`crate::Device::set_peer`] tells of.
     pub(crate) settings: Option<Box<Settings>>,
 }
@@ -70,8 +72,14 @@ impl Peer {
             tx_bytes: 0,
             rx_wire: 0,
             tx_wire: 0,
+            path_mtu: None,
             settings: None,
         }
+    }
+
+    /// How long a packet may be, either way.
+    pub(crate) fn mtu(&self, interface: usize) -> usize {
+        self.path_mtu.map_or(interface, |path| interface.min(path.into()))
     }
 
     /// Every tunnel, in the order in which they are preferred.

@@ -385,3 +385,79 @@ proptest! {
         prop_assert_eq!(two.poll_packet(), None);
     }
 }
+
+#[test]
+fn a_filter_sees_both_ways_and_what_it_refuses_does_not_pass() {
+    let (mut one, mut two, now) = connected();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let notes = seen.clone();
+    one.device.set_filter(Some(Box::new(move |direction, packet: &[u8]| {
+        notes.lock().unwrap().push((direction, packet.len()));
+        packet[19] != 9
+    })));
+    for last in [1, 9] {
+        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, last]), now);
+        two.handle_packet(&packet([10, 2, 0, 1], [10, 1, 0, last]), now);
+    }
+    exchange(&mut one, &mut two, now);
+    assert!(two.poll_packet().is_some() && two.poll_packet().is_none());
+    assert!(one.poll_packet().is_some() && one.poll_packet().is_none());
+    assert_eq!(one.device.counters().filtered, 2);
+    let (out, back) = ((Direction::Out, 28), (Direction::In, 28));
+    assert_eq!(*seen.lock().unwrap(), [out, out, back, back]);
+}
+
+#[test]
+fn whoever_sends_more_than_the_path_takes_is_told_and_nothing_goes_out() {
+    let (mut one, mut two, now) = connected();
+    one.device.set_path_mtu(&secret(2).public(), Some(100));
+    let mut long = packet([10, 1, 0, 1], [10, 2, 0, 1]);
+    long.resize(101, 0);
+    (long[3], long[6]) = (101, 0x40);
+    one.handle_packet(&long, now);
+    assert_eq!(exchange(&mut one, &mut two, now), 0);
+    assert_eq!(one.device.counters().too_big, 1);
+    let answer = one.device.poll_answer().expect("the sender is told");
+    assert_eq!(addresses(&answer).unwrap().destination.to_string(), "10.1.0.1");
+    assert_eq!(answer[26..28], [0, 100]);
+    assert_eq!(one.device.poll_answer(), None);
+    long.truncate(100);
+    long[3] = 100;
+    one.handle_packet(&long, now);
+    exchange(&mut one, &mut two, now);
+    assert_eq!(two.poll_packet(), Some(long));
+}
+
+#[test]
+fn a_connection_is_told_what_fits_whichever_end_clamps() {
+    let (mut one, mut two, now) = connected();
+    // With MTU 1420 here and 1300 there, each end's SYN offers what fits through both.
+    one.device.set_path_mtu(&secret(2).public(), Some(1300));
+    let syn = |from, to| {
+        let mut syn = packet(from, to);
+        syn.resize(44, 0);
+        (syn[3], syn[9], syn[32], syn[33]) = (44, 6, 0x60, 2);
+        syn[40..44].copy_from_slice(&[2, 4, 0xff, 0xff]);
+        syn
+    };
+    one.handle_packet(&syn([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    two.handle_packet(&syn([10, 2, 0, 1], [10, 1, 0, 1]), now);
+    exchange(&mut one, &mut two, now);
+    for host in [&mut one, &mut two] {
+        assert_eq!(host.poll_packet().unwrap()[40..44], [2, 4, 0x04, 0xec], "1,260");
+    }
+}
+
+#[test]
+fn packets_of_one_turn_go_together_and_those_of_a_peer_that_is_gone_do_not_go() {
+    let (mut one, mut two, now) = connected();
+    let send = |one: &mut Host| {
+        (0..10).for_each(|_| one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now));
+    };
+    send(&mut one);
+    assert_eq!(exchange(&mut one, &mut two, now), 1, "in one call");
+    assert_eq!(std::iter::from_fn(|| two.poll_packet()).count(), 10);
+    send(&mut one);
+    one.device.remove_peer(&secret(2).public());
+    assert_eq!(exchange(&mut one, &mut two, now), 0);
+}

@@ -2,11 +2,11 @@
 
 /// A sum in one's complement, not folded yet. The sum of parts is the sum of the whole where every part but the last has an even length.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Sum(u64);
+pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Adds bytes, as 16-bit words in network order.
-    pub(super) fn add(self, bytes: &[u8]) -> Self {
+    pub(crate) fn add(self, bytes: &[u8]) -> Self {
         // Words are summed in host order, as RFC 1071 (section 2B) allows; `fold` turns the sum round. Long ones, in sums that do not wait
         // for each other.
         let (blocks, rest) = bytes.as_chunks::<32>();
@@ -24,12 +24,12 @@ impl Sum {
     }
 
     /// Adds a number in network order.
-    pub(super) fn add_u16(self, number: u16) -> Self {
+    pub(crate) fn add_u16(self, number: u16) -> Self {
         Self(self.0 + u64::from(number.to_be()))
     }
 
     /// The sum, folded to 16 bits, not complemented.
-    pub(super) fn fold(self) -> u16 {
+    pub(crate) fn fold(self) -> u16 {
         let mut sum = self.0;
         while let high @ 1.. = sum >> 16 {
             sum = (sum & 0xffff) + high;
@@ -38,8 +38,25 @@ impl Sum {
     }
 
     /// The checksum.
-    pub(super) fn checksum(self) -> u16 {
+    pub(crate) fn checksum(self) -> u16 {
         !self.fold()
+    }
+}
+
+/// Puts another 16-bit number at `at`, and into the checksum at `checksum` what that changes (RFC 1624): a right one stays right, and a wrong one
+/// wrong. What is summed begins at `start`.
+pub(crate) fn replace_word(packet: &mut [u8], start: usize, at: usize, word: u16, checksum: usize) {
+    let read = |packet: &[u8], at: usize| {
+        packet.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+    };
+    let (Some(old), Some(sum)) = (read(packet, at), read(packet, checksum)) else { return };
+    // At an odd place it is the lower byte of one word of the sum, and the upper one of the next.
+    let turned = |word: u16| if (at - start).is_multiple_of(2) { word } else { word.swap_bytes() };
+    let new_sum = Sum::default().add_u16(!sum).add_u16(!turned(old)).add_u16(turned(word)).checksum();
+    for (at, number) in [(at, word), (checksum, new_sum)] {
+        if let Some(bytes) = packet.get_mut(at..at + 2) {
+            bytes.copy_from_slice(&number.to_be_bytes());
+        }
     }
 }
 

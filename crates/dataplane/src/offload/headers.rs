@@ -2,31 +2,31 @@
 
 use super::checksum::Sum;
 
-pub(super) const TCP: u8 = 6;
-pub(super) const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 
 /// TCP's flags (RFC 9293, section 3.1), in its fourteenth byte.
-pub(super) const FIN: u8 = 0x01;
-pub(super) const SYN: u8 = 0x02;
-pub(super) const RST: u8 = 0x04;
-pub(super) const PSH: u8 = 0x08;
-pub(super) const ACK: u8 = 0x10;
-pub(super) const URG: u8 = 0x20;
-pub(super) const CWR: u8 = 0x80;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const PSH: u8 = 0x08;
+pub(crate) const ACK: u8 = 0x10;
+pub(crate) const URG: u8 = 0x20;
+pub(crate) const CWR: u8 = 0x80;
 
 /// Where the flags are in a TCP header.
-pub(super) const TCP_FLAGS: usize = 13;
+pub(crate) const TCP_FLAGS: usize = 13;
 
 /// The headers of a TCP segment or UDP datagram that is no fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Headers {
-    pub(super) v6: bool,
+    pub(crate) v6: bool,
     /// [`TCP`] or [`UDP`].
-    pub(super) protocol: u8,
+    pub(crate) protocol: u8,
     /// Where the TCP or UDP header begins.
-    pub(super) transport: usize,
+    pub(crate) transport: usize,
     /// Where the payload begins.
-    pub(super) payload: usize,
+    pub(crate) payload: usize,
 }
 
 impl Headers {
@@ -61,51 +61,51 @@ impl Headers {
     }
 
     /// Where the checksum stands, from the transport header on.
-    pub(super) const fn checksum_offset(self) -> usize {
+    pub(crate) const fn checksum_offset(self) -> usize {
         if self.protocol == TCP { 16 } else { 6 }
     }
 
     /// The sum of the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1) of a packet with so many bytes behind its
     /// network header.
-    pub(super) fn pseudo_header(self, packet: &[u8], length: usize) -> Sum {
+    pub(crate) fn pseudo_header(self, packet: &[u8], length: usize) -> Sum {
         let addresses = if self.v6 { packet.get(8..40) } else { packet.get(12..20) };
         let length = u16::try_from(length).unwrap_or(u16::MAX);
         Sum::default().add(addresses.unwrap_or_default()).add_u16(length).add_u16(self.protocol.into())
     }
 
     /// Whether the checksum of a whole packet is right.
-    pub(super) fn verifies(self, packet: &[u8]) -> bool {
+    pub(crate) fn verifies(self, packet: &[u8]) -> bool {
         let Some(segment) = packet.get(self.transport..) else { return false };
         self.pseudo_header(packet, segment.len()).add(segment).checksum() == 0
     }
 }
 
 /// Reads a number in network order.
-pub(super) fn read_u16(packet: &[u8], at: usize) -> u16 {
+pub(crate) fn read_u16(packet: &[u8], at: usize) -> u16 {
     packet.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
 }
 
 /// Reads a number in network order.
-pub(super) fn read_u32(packet: &[u8], at: usize) -> u32 {
+pub(crate) fn read_u32(packet: &[u8], at: usize) -> u32 {
     packet.get(at..at + 4).map_or(0, |bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
 /// Writes a number in network order. Nothing happens behind the end.
-pub(super) fn write_u16(packet: &mut [u8], at: usize, number: u16) {
+pub(crate) fn write_u16(packet: &mut [u8], at: usize, number: u16) {
     if let Some(bytes) = packet.get_mut(at..at + 2) {
         bytes.copy_from_slice(&number.to_be_bytes());
     }
 }
 
 /// Writes a number in network order. Nothing happens behind the end.
-pub(super) fn write_u32(packet: &mut [u8], at: usize, number: u32) {
+pub(crate) fn write_u32(packet: &mut [u8], at: usize, number: u32) {
     if let Some(bytes) = packet.get_mut(at..at + 4) {
         bytes.copy_from_slice(&number.to_be_bytes());
     }
 }
 
 /// Sets the length in the network header, and the header's checksum, where there is one. `network` is the header alone.
-pub(super) fn set_network_length(v6: bool, network: &mut [u8], total: usize) {
+pub(crate) fn set_network_length(v6: bool, network: &mut [u8], total: usize) {
     if v6 {
         write_u16(network, 4, u16::try_from(total - network.len().min(total)).unwrap_or(u16::MAX));
     } else {

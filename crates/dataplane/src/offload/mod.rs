@@ -14,7 +14,8 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use checksum::{Sum, replace_word};
 pub use coalesce::{Coalesced, Coalescer, MAX_PARTS};
 pub use header::{Gso, VnetHeader};
-pub(crate) use headers::Headers;
+pub(crate) use headers::{Headers, SYN, TCP, TCP_FLAGS, write_u16, write_u32};
 pub use split::{Malformed, Segments};

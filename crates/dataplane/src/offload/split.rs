@@ -59,6 +59,11 @@ impl<'a> Segments<'a> {
         Ok(Self { packet, how, written: 0, next: headers.payload })
     }
 
+    /// Whether there is one packet, uncut.
+    pub const fn is_whole(&self) -> bool {
+        matches!(self.how, How::Whole(_))
+    }
+
     /// How many bytes the next packet has; `None` where there is none.
     pub fn next_length(&self) -> Option<usize> {
         match self.how {
