@@ -73,10 +73,13 @@ impl UdpSockets {
     }
 
     /// Sends datagrams from the socket of their family: in one call, or where the kernel refuses that, one by one.
-    pub(crate) fn send(&self, transmit: &Transmit) -> io::Result<()> {
-        let Transmit { to, payload, segment, .. } = transmit;
-        if payload.len() > *segment && self.segments.load(Ordering::Relaxed) {
-            match self.send_segments(*to, payload, *segment) {
+    pub(crate) fn send(&self, Transmit { to, payload, segment, .. }: &Transmit) -> io::Result<()> {
+        self.send_all(*to, payload, *segment)
+    }
+
+    fn send_all(&self, to: SocketAddr, payload: &[u8], segment: usize) -> io::Result<()> {
+        if payload.len() > segment && self.segments.load(Ordering::Relaxed) {
+            match self.send_segments(to, payload, segment) {
                 // The interface that the datagrams leave by cannot do it, nor will it later.
                 Err(Errno::EIO) => {
                     self.segments.store(false, Ordering::Relaxed);
@@ -87,7 +90,7 @@ impl UdpSockets {
                 sent => return sent.map_err(io::Error::from),
             }
         }
-        payload.chunks(*segment).try_for_each(|datagram| self.send_to(*to, datagram))
+        payload.chunks(segment).try_for_each(|datagram| self.send_to(to, datagram))
     }
 
     /// Sends a datagram from the socket of its family.
@@ -148,4 +151,105 @@ fn bind(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Sockets, and where theirs and another one's are on the loopback interface.
+    fn sockets(v6: bool) -> (UdpSockets, SocketAddr) {
+        let sockets = UdpSockets::bind(0, 0).unwrap();
+        let host = if v6 { "[::1]" } else { "127.0.0.1" };
+        let at = format!("{host}:{}", sockets.port()).parse().unwrap();
+        (sockets, at)
+    }
+
+    fn peer(v6: bool) -> (UdpSocket, SocketAddr) {
+        let socket = UdpSocket::bind(if v6 { "[::1]:0" } else { "127.0.0.1:0" }).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let at = socket.local_addr().unwrap();
+        (socket, at)
+    }
+
+    /// Waits for what comes next.
+    fn next(socket: &UdpSocket, buffer: &mut [u8]) -> Received {
+        for _ in 0..2_000 {
+            match receive(socket, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                received => return received.unwrap(),
+            }
+        }
+        panic!("nothing came");
+    }
+
+    #[test]
+    fn where_the_kernel_stops_cutting_up_datagrams_go_one_by_one_and_none_is_lost() {
+        let (sockets, _) = sockets(false);
+        let (other, to) = peer(false);
+        let payload: Vec<u8> = (0..250).collect();
+        let mut buffer = [0; 200];
+        let mut arrive = || {
+            sockets.send_all(to, &payload, 100).unwrap();
+            let came: Vec<_> = (0..3)
+                .map(|_| other.recv(&mut buffer).map(|length| buffer[..length].to_vec()).unwrap())
+                .collect();
+            assert_eq!(came.concat(), payload);
+            assert_eq!(came.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
+        };
+        arrive();
+        // Without checksums, which nothing can cut up (`EINVAL`).
+        let on: libc::c_int = 1;
+        let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap();
+        // SAFETY: the descriptor is open, and `on` is a number of the size that is said.
+        let set = unsafe {
+            libc::setsockopt(
+                sockets.v4.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_NO_CHECK,
+                (&raw const on).cast(),
+                size,
+            )
+        };
+        assert_eq!(set, 0);
+        assert!(sockets.send_segments(to, &payload, 100).is_err(), "the kernel refuses");
+        arrive();
+    }
+
+    #[test]
+    fn each_datagram_of_a_burst_has_the_source_that_it_came_from() {
+        for v6 in [false, true] {
+            let (sockets, at) = sockets(v6);
+            let socket = if v6 { sockets.v6.as_ref().unwrap() } else { &sockets.v4 };
+            let others = [peer(v6), peer(v6), peer(v6)];
+            for number in 0..30 {
+                others[usize::from(number) % 3].0.send_to(&[number; 40], at).unwrap();
+            }
+            let mut buffer = [0; 4096];
+            let mut seen = 0;
+            while seen < 30 {
+                let received = next(socket, &mut buffer);
+                for datagram in buffer[..received.length].chunks(received.segment) {
+                    assert_eq!(received.from, others[usize::from(datagram[0]) % 3].1);
+                    seen += 1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_shortest_and_the_longest_datagram_there_are_come_as_they_are() {
+        let (sockets, at) = sockets(false);
+        let (other, _) = peer(false);
+        let mut buffer = vec![0; 1 << 16];
+        for length in [0, carrick_dataplane::MAX_DATAGRAM] {
+            other.send_to(&vec![9; length], at).unwrap();
+            let received = next(&sockets.v4, &mut buffer);
+            assert_eq!((received.length, received.segment), (length, length.max(1)));
+        }
+    }
 }

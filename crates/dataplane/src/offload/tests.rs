@@ -212,6 +212,24 @@ fn a_udp_checksum_of_zero_stays_and_is_not_coalesced() {
 }
 
 #[test]
+fn of_a_vxlan_tunnel_inside_only_the_inner_checksum_is_completed() {
+    // UDP without a checksum to port 4789, eight bytes of VXLAN, an Ethernet header, and a TCP segment as a pod's kernel leaves it.
+    let (inner_header, inner) = Packet::tcp(77, &[5; 300]).unfinished();
+    let payload = [vec![8, 0, 0, 0, 0, 0, 1, 0], vec![2; 12], vec![8, 0], inner].concat();
+    let mut outer = Packet { protocol: UDP, ..Packet::tcp(0, &payload) }.finished();
+    write_u16(&mut outer, 22, 4789);
+    write_u16(&mut outer, 26, 0);
+    let (start, offset) = inner_header.checksum.unwrap();
+    let before_inner = 28 + 8 + 14;
+    let header = VnetHeader { checksum: Some((before_inner + start, offset)), ..VnetHeader::default() };
+    let packets = split_all(&header, &outer).unwrap();
+    assert_eq!(packets.len(), 1);
+    assert_eq!(read_u16(&packets[0], 26), 0, "none stays none");
+    check_packet(&packets[0][usize::from(before_inner)..]);
+    assert_eq!(coalesce(&packets), [(VnetHeader::default(), packets[0].clone())]);
+}
+
+#[test]
 fn a_header_that_contradicts_its_packet_is_refused() {
     let (header, packet) = Packet::tcp(0, &[1; 300]).superpacket(100);
     let refused = |header: VnetHeader, packet: &[u8]| split_all(&header, packet) == Err(Malformed);
