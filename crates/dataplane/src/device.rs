@@ -506,6 +506,8 @@ impl Device {
             .open(from, messages, segment, &mut self.opened, now)
             .inspect_err(|reason| tracing::trace!(%from, %reason, "datagrams refused"))
             .ok()?;
+        // Packets of a batch are mostly of one flow: the addresses that were looked up last, and passed.
+        let mut admitted = None;
         for (number, text) in self.opened.iter().enumerate() {
             let Some(text) = *text else {
                 self.counters.refused += 1;
@@ -523,11 +525,17 @@ impl Device {
                 self.counters.malformed += 1;
                 continue;
             };
-            if self.allowed_ips.lookup(found.source) != Some(key) {
+            let known = admitted == Some(found);
+            if !known && self.allowed_ips.lookup(found.source) != Some(key) {
                 self.counters.spoofed += 1;
-            } else if self.stand_alone.is_none() && self.own.lookup(found.destination).is_none() {
+                continue;
+            }
+            if !known && self.stand_alone.is_none() && self.own.lookup(found.destination).is_none() {
                 self.counters.not_for_us += 1;
-            } else if let Some(filter) = &mut self.filter
+                continue;
+            }
+            admitted = Some(found);
+            if let Some(filter) = &mut self.filter
                 && let Some(packet) = datagrams.get(start..start + length)
                 && !filter.passes(Direction::In, packet)
             {
