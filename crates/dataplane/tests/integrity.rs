@@ -1,5 +1,7 @@
 //! What goes in comes out: a stream through a network that loses, reorders and duplicates.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
+
 mod net;
 
 use net::stream::{PACKETS, PAYLOAD, Pair, address, brought};
