@@ -22,7 +22,8 @@ const NODES: usize = 60;
 const GROWTH: u64 = 10 * 1024;
 
 fn main() {
-    let minutes: u64 = std::env::args().nth(1).map_or(10, |minutes| minutes.parse().expect("a number of minutes"));
+    let minutes: u64 =
+        std::env::args().nth(1).map_or(10, |minutes| minutes.parse().expect("a number of minutes"));
     let (begun, whole) = (Instant::now(), Duration::from_secs(60 * minutes));
     let mut net = Net::new(NODES);
     let mut seed = 1_u64;
@@ -55,7 +56,9 @@ fn main() {
         }
     }
     let (before, after) = (settled.unwrap_or_default(), resident());
-    println!("{steps} steps, {arrived} packets arrived, slowest step {slowest:?}, {before} KiB, then {after} KiB");
+    println!(
+        "{steps} steps, {arrived} packets arrived, slowest step {slowest:?}, {before} KiB, then {after} KiB"
+    );
     assert!(arrived > 0, "nothing arrived");
     assert!(slowest < Duration::from_secs(1), "a stall");
     assert!(after < before + GROWTH, "memory grows");

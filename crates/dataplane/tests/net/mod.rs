@@ -102,6 +102,26 @@ impl Net {
         self.drain(node);
     }
 
+    /// A node takes another key, and all others are told.
+    pub(crate) fn renew(&mut self, node: usize) {
+        self.rotate(node);
+        for other in (0..self.devices.len()).filter(|&other| other != node) {
+            self.tell(other, node);
+        }
+    }
+
+    /// A node forgets a peer.
+    pub(crate) fn forget(&mut self, node: usize, peer: usize) {
+        self.devices[node].remove_peer(&key(peer, self.generations[peer]));
+        self.drain(node);
+    }
+
+    /// A node is told of a peer that it may have forgotten.
+    pub(crate) fn meet(&mut self, node: usize, peer: usize) {
+        self.devices[node].set_peer(key(peer, self.generations[peer]), config(peer));
+        self.drain(node);
+    }
+
     /// A node is told whether it may make new tunnels with a peer, whose first key it knows.
     pub(crate) fn admit(&mut self, node: usize, peer: usize, admits_new: bool) {
         let config = PeerConfig { admits_new, ..config(peer) };
