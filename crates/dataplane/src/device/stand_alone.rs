@@ -203,3 +203,6 @@ fn stand_in(random: &mut dyn FnMut(&mut [u8])) -> WireGuardSecret {
     random(&mut bytes);
     WireGuardSecret::from_bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests;

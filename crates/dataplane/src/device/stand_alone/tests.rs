@@ -1,0 +1,267 @@
+use std::collections::VecDeque;
+
+use super::*;
+use crate::offload::VnetHeader;
+
+#[test]
+fn a_device_without_a_key_sends_nothing_and_begins_when_it_gets_one() {
+    let mut pair = Pair::new();
+    pair.one.set_secret(None, pair.now);
+    pair.send(0);
+    pair.wait(Duration::from_secs(30));
+    assert_eq!(pair.carried, 0);
+    pair.one.set_secret(Some(&secret(1)), pair.now);
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1);
+}
+
+#[test]
+fn counters_count_every_message_as_it_is_on_the_wire() {
+    let mut pair = Pair::new();
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1);
+    // Initiation, response, and a packet of 28 bytes padded to 32; the initiator may have sent a keepalive before it.
+    let [one, two] = pair.transfer();
+    assert!(one.0 == 92 && [148 + 64, 148 + 32 + 64].contains(&one.1), "{one:?}");
+    assert_eq!(two, (one.1, one.0));
+    // They are not forgotten with the tunnel.
+    pair.one.set_secret(Some(&secret(3)), pair.now);
+    assert_eq!(pair.transfer()[0], one);
+}
+
+#[test]
+fn every_inner_destination_is_taken_and_only_the_peers_own_source() {
+    let mut pair = Pair::new();
+    pair.send(0);
+    pair.exchange();
+    pair.one.allow(&key(2), "10.9.0.0/16".parse().unwrap());
+    pair.send_packet(0, [10, 0, 0, 1], [10, 9, 9, 9]);
+    assert_eq!(pair.exchange(), 1);
+    pair.send_packet(0, [10, 0, 0, 7], [10, 9, 9, 9]);
+    assert_eq!((pair.exchange(), pair.two.counters().spoofed), (0, 1));
+}
+
+#[test]
+fn a_prefix_has_one_owner_and_goes_with_it() {
+    let mut pair = Pair::new();
+    let prefix = "10.0.0.2/32".parse().unwrap();
+    pair.one.add_peer(key(9));
+    pair.one.allow(&key(9), prefix);
+    let owners = |device: &Device| {
+        let peers = device.peers(None).filter(|peer| peer.allowed_ips.contains(&prefix));
+        peers.map(|peer| peer.key).collect::<Vec<_>>()
+    };
+    assert_eq!(owners(&pair.one), [key(9)]);
+    pair.one.disallow(&key(2), prefix);
+    assert_eq!(owners(&pair.one), [key(9)], "it is not that peer's to lose");
+    pair.one.allow(&key(2), prefix);
+    assert_eq!(owners(&pair.one), [key(2)]);
+    pair.one.remove_peer(&key(9));
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1, "it is the other peer's still");
+    pair.one.disallow_all(&key(2));
+    pair.send(0);
+    assert_eq!((pair.exchange(), pair.one.counters().no_peer), (0, 1));
+}
+
+#[test]
+fn a_preshared_key_counts_from_the_next_handshake_on() {
+    let mut pair = Pair::new();
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1);
+    pair.one.set_preshared_key(&key(2), PresharedKey::from_bytes([7; 32]));
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1, "the session goes on");
+    pair.wait(Duration::from_secs(181));
+    pair.send(0);
+    assert_eq!(pair.exchange(), 0, "the other one does not know it");
+    pair.two.set_preshared_key(&key(1), PresharedKey::from_bytes([7; 32]));
+    pair.wait(Duration::from_secs(6));
+    assert_eq!(pair.delivered(), 1, "what waited is sent when a handshake is through");
+}
+
+#[test]
+fn a_keepalive_is_sent_at_once_and_a_tunnel_that_was_given_up_is_begun_again() {
+    let mut pair = Pair::new();
+    pair.cut = true;
+    pair.one.set_persistent_keepalive(&key(2), Some(Duration::from_secs(25)), pair.now);
+    pair.wait(Duration::from_secs(400));
+    assert!(pair.carried > 20, "{} initiations", pair.carried);
+    pair.cut = false;
+    pair.wait(Duration::from_secs(10));
+    assert!(pair.two.peers(None).all(|peer| peer.last_handshake.is_some()));
+    let before = pair.transfer()[1].0;
+    pair.wait(Duration::from_secs(100));
+    let keepalives = (pair.transfer()[1].0 - before) / 32;
+    assert!((3..=5).contains(&keepalives), "{keepalives}");
+    pair.one.set_persistent_keepalive(&key(2), None, pair.now);
+    let before = pair.transfer();
+    pair.wait(Duration::from_secs(60));
+    assert_eq!(pair.transfer(), before);
+}
+
+#[test]
+fn what_is_sent_after_an_endpoint_was_set_goes_there_and_nowhere_else() {
+    let mut pair = Pair::new();
+    pair.send(0);
+    pair.exchange();
+    let elsewhere: SocketAddr = "192.0.2.9:9".parse().unwrap();
+    pair.one.set_endpoint(&key(2), elsewhere, pair.now);
+    pair.send(0);
+    let to: Vec<_> = std::iter::from_fn(|| pair.one.poll_transmit()).map(|transmit| transmit.to).collect();
+    assert_eq!(to, [elsewhere]);
+    // Nothing brings the old place back, not even a handshake.
+    pair.one.set_secret(Some(&secret(3)), pair.now);
+    pair.send(0);
+    let to: Vec<_> = std::iter::from_fn(|| pair.one.poll_transmit()).map(|transmit| transmit.to).collect();
+    assert_eq!(to, [elsewhere]);
+}
+
+#[test]
+fn a_peer_that_roamed_is_found_where_it_was_last() {
+    let mut pair = Pair::new();
+    pair.send(0);
+    pair.exchange();
+    pair.places[0] = "192.0.2.77:7".parse().unwrap();
+    pair.send(0);
+    pair.exchange();
+    // The tunnel is over, and what is known of the peer is not.
+    pair.wait(Duration::from_secs(600));
+    assert!(pair.two.peers(None).all(|peer| peer.endpoint == Some(pair.places[0])));
+    pair.send(1);
+    assert_eq!(pair.exchange(), 1);
+}
+
+#[test]
+fn a_new_key_ends_what_was_made_with_the_old_one_and_removes_itself_as_a_peer() {
+    let mut pair = Pair::new();
+    pair.send(0);
+    pair.exchange();
+    pair.one.add_peer(key(3));
+    pair.one.set_secret(Some(&secret(3)), pair.now);
+    assert!(!pair.one.has_peer(&key(3)));
+    pair.one.add_peer(key(3));
+    assert!(!pair.one.has_peer(&key(3)));
+    pair.send(1);
+    assert_eq!(pair.exchange(), 0, "the session of the old key is over");
+    pair.two.add_peer(key(3));
+    pair.two.allow(&key(3), "10.0.0.1/32".parse().unwrap());
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1);
+    let same = pair.transfer();
+    pair.one.set_secret(Some(&secret(3)), pair.now);
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1);
+    assert_eq!(pair.transfer()[0].1, same[0].1 + 64, "the same key again changes nothing");
+}
+
+/// Two devices that know each other: 10.0.0.1 and 10.0.0.2. The first knows where the second is.
+struct Pair {
+    one: Device,
+    two: Device,
+    places: [SocketAddr; 2],
+    now: Instant,
+    packets: [VecDeque<Vec<u8>>; 2],
+    /// Whether datagrams are lost.
+    cut: bool,
+    /// Datagrams so far.
+    carried: usize,
+    counted: usize,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let (mut one, mut two) = (Device::stand_alone(Seed(1)), Device::stand_alone(Seed(2)));
+        #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
+        let now = Instant::now();
+        let places = ["192.0.2.1:1", "192.0.2.2:2"].map(|place| place.parse().unwrap());
+        for (device, own, peer) in [(&mut one, 1, 2), (&mut two, 2, 1)] {
+            device.set_secret(Some(&secret(own)), now);
+            device.add_peer(key(peer));
+            device.allow(&key(peer), format!("10.0.0.{peer}/32").parse().unwrap());
+        }
+        one.set_endpoint(&key(2), places[1], now);
+        Self { one, two, places, now, packets: Default::default(), cut: false, carried: 0, counted: 0 }
+    }
+
+    fn send(&mut self, from: usize) {
+        let addresses = [[10, 0, 0, 1], [10, 0, 0, 2]];
+        self.send_packet(from, addresses[from], addresses[1 - from]);
+    }
+
+    fn send_packet(&mut self, from: usize, source: [u8; 4], destination: [u8; 4]) {
+        let mut packet = [0; 28];
+        (packet[0], packet[3]) = (0x45, 28);
+        packet[12..16].copy_from_slice(&source);
+        packet[16..20].copy_from_slice(&destination);
+        let device = if from == 0 { &mut self.one } else { &mut self.two };
+        device.handle_packet(&VnetHeader::default(), &packet, self.now);
+    }
+
+    /// Carries datagrams until there are none, and says how many packets came out that were not counted before.
+    fn exchange(&mut self) -> usize {
+        loop {
+            let of_one = self.one.poll_transmit().map(|transmit| (0, transmit));
+            let next = of_one.or_else(|| Some((1, self.two.poll_transmit()?)));
+            let Some((from, transmit)) = next else { return self.delivered() };
+            self.carried += 1;
+            if self.cut || transmit.to != self.places[1 - from] {
+                continue;
+            }
+            let packets = &mut self.packets[1 - from];
+            let device = if from == 0 { &mut self.two } else { &mut self.one };
+            let (mut payload, segment) = (transmit.payload, transmit.segment);
+            device.handle_datagrams(self.places[from], &mut payload, segment, self.now, |packet| {
+                packets.push_back(packet.parts().collect::<Vec<_>>().concat());
+            });
+        }
+    }
+
+    fn delivered(&mut self) -> usize {
+        let all = self.packets.iter().map(VecDeque::len).sum();
+        all - std::mem::replace(&mut self.counted, all)
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        let counted = self.counted;
+        while self.now < end {
+            self.now += Duration::from_millis(250);
+            self.one.handle_timeout(self.now);
+            self.two.handle_timeout(self.now);
+            self.exchange();
+        }
+        self.counted = counted;
+    }
+
+    /// Bytes received and sent by each, with its first peer.
+    fn transfer(&self) -> [(u64, u64); 2] {
+        [&self.one, &self.two].map(|device| {
+            device.peers(None).fold((0, 0), |sum, peer| (sum.0 + peer.rx_bytes, sum.1 + peer.tx_bytes))
+        })
+    }
+}
+
+/// A seed, and a wall clock that stands still.
+struct Seed(u8);
+
+impl Outside for Seed {
+    fn random(&mut self, buffer: &mut [u8]) {
+        for byte in buffer {
+            self.0 = self.0.wrapping_mul(5).wrapping_add(3);
+            *byte = self.0;
+        }
+    }
+
+    fn wall_clock(&mut self) -> Duration {
+        Duration::from_secs(1_800_000_000)
+    }
+}
+
+fn secret(number: u8) -> WireGuardSecret {
+    WireGuardSecret::from_bytes([number; 32])
+}
+
+fn key(number: u8) -> WireGuardKey {
+    secret(number).public()
+}
