@@ -1,4 +1,4 @@
-//! How long ChaCha20-Poly1305 takes a message, with ring (message by message, and behind [`Cipher`] with its batches) and with
+//! How long ChaCha20-Poly1305 takes a message, with AWS-LC (message by message, and behind [`Cipher`] with its batches) and with
 //! RustCrypto's: `cargo run --release -p carrick-wireguard --example aead`.
 
 #![allow(clippy::print_stdout, reason = "it is what this is for")]
@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use carrick_wireguard::{Cipher, Message, OVERHEAD, TAG, padded};
 use chacha20poly1305::{AeadInPlace as _, ChaCha20Poly1305, KeyInit as _};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 const SIZES: [usize; 4] = [64, 576, 1_420, 8_900];
 
@@ -25,7 +25,7 @@ const KEY: [u8; 32] = [7; 32];
 fn main() {
     println!("{:>6}  {:>24}  {:>9}  {:>10}", "bytes", "", "ns/packet", "Gbit/s");
     for size in SIZES {
-        row(size, "ring, key kept", message_by_message(size, seal_with_ring()));
+        row(size, "AWS-LC, key kept", message_by_message(size, seal_with_aws_lc()));
         row(size, "RustCrypto, key kept", message_by_message(size, seal_with_rustcrypto()));
         for batch in BATCHES {
             row(size, &format!("Cipher, batches of {batch}"), batches(size, batch, Cipher::seal));
@@ -39,7 +39,7 @@ fn row(size: usize, what: &str, time: Duration) {
     println!("{size:>6}  {what:>24}  {nanoseconds:>9.0}  {:>10.2}", size as f64 * 8.0 / nanoseconds);
 }
 
-fn seal_with_ring() -> impl FnMut(&mut [u8]) {
+fn seal_with_aws_lc() -> impl FnMut(&mut [u8]) {
     let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &KEY).expect("the key has 32 bytes"));
     move |buffer| {
         let (text, _) = buffer.split_at_mut(buffer.len() - TAG);

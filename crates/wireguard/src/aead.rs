@@ -1,7 +1,7 @@
 //! ChaCha20-Poly1305 (RFC 8439) over whole batches of data messages.
 //!
-//! Where the processor has AVX2, batches go through a kernel of our own where it is faster than ring (`examples/aead.rs`); elsewhere, and
-//! for single messages, ring does the work.
+//! Where the processor has AVX2, batches go through a kernel of our own where it is faster than AWS-LC (`examples/aead.rs`); elsewhere, and
+//! for single messages, AWS-LC does the work.
 
 #[cfg(target_arch = "x86_64")]
 mod batch;
@@ -13,7 +13,7 @@ mod poly1305;
 #[cfg(target_arch = "x86_64")]
 mod tests;
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::{
     Refused,
@@ -104,20 +104,22 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A key of ChaCha20-Poly1305. Zeroised when dropped.
-///
-/// ring holds the algorithm, and would keep a key of its own that is not zeroised. So it gets the key anew for each batch, for a few
-/// nanoseconds.
-pub struct Cipher(Secret);
+/// A key of ChaCha20-Poly1305. Zeroised when dropped, by AWS-LC as well.
+pub struct Cipher {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the kernel of our own"))]
+    secret: Secret,
+    key: LessSafeKey,
+}
 
 impl Cipher {
     /// A cipher with a key.
     pub fn new(key: [u8; 32]) -> Self {
-        Self(key.into())
+        Self::from_secret(key.into())
     }
 
-    pub(crate) const fn from_secret(key: Secret) -> Self {
-        Self(key)
+    pub(crate) fn from_secret(secret: Secret) -> Self {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &secret[..]).expect("the key has 32 bytes");
+        Self { secret, key: LessSafeKey::new(key) }
     }
 
     /// Seals the texts in place, each under the counter in its header, which must never have been used with this key.
@@ -125,12 +127,11 @@ impl Cipher {
     pub fn seal(&self, messages: &mut [Message<'_>]) {
         #[cfg(target_arch = "x86_64")]
         if let Some(batch) = batch::Batch::worthwhile(messages) {
-            return batch.seal(&self.0, messages);
+            return batch.seal(&self.secret, messages);
         }
-        let key = self.key();
         for message in messages {
             message.opened = false;
-            seal_in_place(&key, message.parsed.counter, &[], message.body);
+            seal_in_place(&self.key, message.parsed.counter, &[], message.body);
         }
     }
 
@@ -138,30 +139,25 @@ impl Cipher {
     pub fn open(&self, messages: &mut [Message<'_>]) {
         #[cfg(target_arch = "x86_64")]
         if let Some(batch) = batch::Batch::worthwhile(messages) {
-            return batch.open(&self.0, messages);
+            return batch.open(&self.secret, messages);
         }
-        let key = self.key();
         for message in messages {
             let nonce = nonce(message.parsed.counter);
-            message.opened = key.open_in_place(nonce, Aad::empty(), message.body).is_ok();
+            message.opened = self.key.open_in_place(nonce, Aad::empty(), message.body).is_ok();
         }
     }
 
     /// Seals a field of a handshake message in place: a text with room for the tag behind it.
     pub(crate) fn seal_field(&self, associated: &[u8], field: &mut [u8]) {
-        seal_in_place(&self.key(), 0, associated, field);
+        seal_in_place(&self.key, 0, associated, field);
     }
 
     /// Opens a field of a handshake message in place, and returns the text.
     pub(crate) fn open_field<'a>(&self, associated: &[u8], field: &'a mut [u8]) -> Result<&'a [u8], Refused> {
-        match self.key().open_in_place(nonce(0), Aad::from(associated), field) {
+        match self.key.open_in_place(nonce(0), Aad::from(associated), field) {
             Ok(text) => Ok(text),
             Err(_) => Err(Refused::Forged),
         }
-    }
-
-    fn key(&self) -> LessSafeKey {
-        LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &self.0[..]).expect("the key has 32 bytes"))
     }
 }
 
@@ -204,7 +200,7 @@ mod message_tests {
             material or to cite them other than as /\u{201c}work in progress./\u{201d}";
         let mut sealed = [text.as_bytes(), &[0; TAG]].concat();
         let cipher = Cipher::new(key);
-        seal_in_place(&cipher.key(), 0x0807_0605_0403_0201, &associated, &mut sealed);
+        seal_in_place(&cipher.key, 0x0807_0605_0403_0201, &associated, &mut sealed);
         assert_eq!(sealed.len(), 265 + TAG);
         assert_eq!(sealed[..8], [0x64, 0xa0, 0x86, 0x15, 0x75, 0x86, 0x1a, 0xf4]);
         let tag =

@@ -1,25 +1,24 @@
 //! A key of this host.
 
 use carrick_types::{WireGuardKey, WireGuardSecret};
-use x25519_dalek::StaticSecret;
 
 use crate::{
     Refused,
     message::Initiation,
     noise::{self, Transcript},
-    primitives::{Secret, dh},
+    primitives::{DhSecret, Secret, dh},
 };
 
 /// A static key of this host. Its tunnels share it; the secret is zeroised with the last of them.
 pub struct Identity {
-    secret: StaticSecret,
+    secret: DhSecret,
     public: WireGuardKey,
 }
 
 impl Identity {
     /// The identity that a secret makes.
     pub fn new(secret: &WireGuardSecret) -> Self {
-        Self { public: secret.public(), secret: StaticSecret::from(*secret.expose()) }
+        Self { public: secret.public(), secret: DhSecret::new(secret.expose()) }
     }
 
     /// The public half.

@@ -3,12 +3,11 @@
 use std::sync::LazyLock;
 
 use carrick_types::WireGuardKey;
-use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::{
     Cipher, Identity, PresharedKey, Random, Refused, TAG, Tai64N,
     message::{Initiation, Response},
-    primitives::{Secret, dh, hash, kdf},
+    primitives::{DhSecret, Secret, dh, hash, kdf},
 };
 
 /// The chaining key and the hash that every handshake begins with.
@@ -98,7 +97,7 @@ pub(crate) struct Initiated {
     /// What the response is to name.
     pub(crate) index: u32,
     transcript: Transcript,
-    ephemeral: StaticSecret,
+    ephemeral: DhSecret,
 }
 
 /// Begins a handshake. `shared` is the agreement of the two static keys.
@@ -123,7 +122,7 @@ pub(crate) fn initiate(
 
 /// The first half of what a responder does: whose the initiation is. Costs one agreement.
 pub(crate) fn identify(
-    secret: &StaticSecret,
+    secret: &DhSecret,
     public: &WireGuardKey,
     initiation: &Initiation,
 ) -> Result<([u8; 32], Transcript), Refused> {
@@ -181,10 +180,10 @@ pub(crate) fn finish(
     Ok(Keys { send, receive })
 }
 
-fn generate(random: &mut dyn Random) -> (StaticSecret, [u8; 32]) {
+fn generate(random: &mut dyn Random) -> (DhSecret, [u8; 32]) {
     let mut bytes = Secret::default();
     random.fill(&mut bytes[..]);
-    let secret = StaticSecret::from(*bytes);
-    let public = PublicKey::from(&secret).to_bytes();
+    let secret = DhSecret::new(&bytes);
+    let public = *secret.public();
     (secret, public)
 }

@@ -1,11 +1,11 @@
 //! BLAKE2s, its HMAC and key derivation, and X25519 (whitepaper, section 5.4).
 
+use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use blake2::{
     Blake2s256, Blake2sMac,
     digest::{Digest, FixedOutput, KeyInit, Update, consts::U16},
 };
 use hmac::SimpleHmac;
-use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use crate::Refused;
@@ -49,10 +49,35 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
     Zeroizing::new(hmac.finalize_fixed().into())
 }
 
-/// DH: X25519 (RFC 7748). Refuses points of low order, with which anybody could agree.
-pub(crate) fn dh(secret: &StaticSecret, public: &[u8; 32]) -> Result<Secret, Refused> {
-    let shared = secret.diffie_hellman(&PublicKey::from(*public));
-    if shared.was_contributory() { Ok(Zeroizing::new(shared.to_bytes())) } else { Err(Refused::LowOrder) }
+/// A secret of X25519 (RFC 7748), with its public half. AWS-LC zeroises it when it is dropped.
+pub(crate) struct DhSecret {
+    key: PrivateKey,
+    public: [u8; 32],
+}
+
+impl DhSecret {
+    /// The secret of these bytes; the function clamps them.
+    pub(crate) fn new(bytes: &[u8; 32]) -> Self {
+        let key = PrivateKey::from_private_key(&X25519, bytes).expect("any 32 bytes are a secret");
+        let public = key.compute_public_key().expect("every secret has a public half");
+        let public = public.as_ref().try_into().expect("it has 32 bytes");
+        Self { key, public }
+    }
+
+    /// Its public half.
+    pub(crate) const fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+}
+
+/// DH: X25519. Refuses points of low order, with which anybody could agree.
+pub(crate) fn dh(secret: &DhSecret, public: &[u8; 32]) -> Result<Secret, Refused> {
+    let public = UnparsedPublicKey::new(&X25519, public);
+    agreement::agree(&secret.key, public, Refused::LowOrder, |shared| {
+        let mut secret = Secret::default();
+        secret.copy_from_slice(shared);
+        Ok(secret)
+    })
 }
 
 #[cfg(test)]
@@ -85,22 +110,20 @@ mod tests {
 
     #[test]
     fn x25519_agrees_as_rfc_7748_section_6_1_does() {
-        let alice =
-            StaticSecret::from(bytes("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"));
-        let bob =
-            StaticSecret::from(bytes("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
+        let alice = DhSecret::new(&bytes("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"));
+        let bob = DhSecret::new(&bytes("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
         let alices = bytes("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
         let bobs = bytes("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f");
         let shared = bytes("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
-        assert_eq!(PublicKey::from(&alice).to_bytes(), alices);
-        assert_eq!(PublicKey::from(&bob).to_bytes(), bobs);
+        assert_eq!(*alice.public(), alices);
+        assert_eq!(*bob.public(), bobs);
         assert_eq!(*dh(&alice, &bobs).unwrap(), shared);
         assert_eq!(*dh(&bob, &alices).unwrap(), shared);
     }
 
     #[test]
     fn points_of_low_order_are_refused() {
-        let secret = StaticSecret::from([0x55; 32]);
+        let secret = DhSecret::new(&[0x55; 32]);
         let low_order = [
             "0000000000000000000000000000000000000000000000000000000000000000",
             "0100000000000000000000000000000000000000000000000000000000000000",

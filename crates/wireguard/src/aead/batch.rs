@@ -29,7 +29,7 @@ impl Batch {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2")).then_some(Self(()))
     }
 
-    /// `None` also where ring is as fast: for single messages, and where the texts are so long that what is lost at the ends of each is
+    /// `None` also where AWS-LC is as fast: for single messages, and where the texts are so long that what is lost at the ends of each is
     /// little, or so that it is much here.
     pub(super) fn worthwhile(messages: &[Message<'_>]) -> Option<Self> {
         let [first, _, ..] = messages else { return None };

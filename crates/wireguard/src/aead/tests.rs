@@ -1,7 +1,7 @@
-//! The batched kernel, against the vectors of RFC 8439 and against ring.
+//! The batched kernel, against the vectors of RFC 8439 and against AWS-LC.
 
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use proptest::prelude::*;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 
 use super::{
     HEADER, Message, TAG,
@@ -104,7 +104,7 @@ fn the_sum_of_whole_blocks_is_rfc_8439_appendix_a_3s_vectors_with_a_long_r() {
     assert_eq!(poly1305(&key, &text[..48]).as_slice(), hex("13000000000000000000000000000000"), "vector 11");
 }
 
-/// What ring makes of the same texts.
+/// What AWS-LC makes of the same texts.
 fn with_ring(key: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
     let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).unwrap());
     let mut text = text.to_vec();
@@ -112,7 +112,7 @@ fn with_ring(key: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Seals texts as one batch, compares with ring, opens what ring has sealed, with some of it touched, and compares again.
+/// Seals texts as one batch, compares with AWS-LC, opens what AWS-LC has sealed, with some of it touched, and compares again.
 fn check(key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
     let messages = |buffers: &mut Vec<Vec<u8>>| {
         for (buffer, (counter, text)) in buffers.iter_mut().zip(texts) {
