@@ -279,6 +279,7 @@ pub(crate) fn try_run(host: &Host, program: &str, arguments: &[&str]) -> Output 
     let package = match program {
         "wg" | "wg-quick" => "wireguard-tools",
         "iptables" => "iptables",
+        "ping" => "iputils-ping",
         _ => "iproute2",
     };
     let found = find(program).unwrap_or_else(|| panic!("{program} is missing: apt-get install {package}"));
