@@ -22,7 +22,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, write};
+use nix::unistd::{ForkResult, Pid, fork, getegid, geteuid, mkdir, write};
 
 use crate::error::{Doing as _, Result};
 use crate::process::die_with_parent;
@@ -202,7 +202,12 @@ impl Entry {
         // The first process of the new process-id namespace takes all others with it when it ends. The program
         // itself is not to be that one: it would have to reap orphans, and could not be ended by signals.
         supervised_fork()?;
-        mount(Some(c"proc"), c"/proc", Some(c"proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, nothing)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some(c"proc"), c"/proc", Some(c"proc"), flags, nothing)?;
+        // WireGuard devices are found by sockets in here, and those of the sandbox are not the host's. Where this fails, nobody in the
+        // sandbox can write there either.
+        let _ = mkdir(c"/run/wireguard", Mode::S_IRWXU);
+        let _ = mount(Some(c"tmpfs"), c"/run/wireguard", Some(c"tmpfs"), flags, Some(c"mode=0700"));
         supervised_fork()
     }
 }
