@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use carrick_attest::{Bundle, Evidence, Signed, SignedBundle, TrustedBundle, appraise, policy::BundleError};
+use carrick_attest::{
+    Bundle, Evidence, Signed, SignedBundle, TrustedBundle, appraise,
+    policy::{BundleError, Succession},
+};
 use carrick_types::{CoordinatorKey, OperatorKey, OperatorPin, OperatorSecret, UnixTime};
 
 use crate::{
@@ -32,12 +35,23 @@ pub(crate) fn follow(
         let signed = SignedBundle { successions: known.clone(), ..signed };
         return Ok(PublishedBundle { signed, trusted });
     }
+    // Nodes remember who was taken out: a word of before does not make one of them the operator again.
+    let named = state.bundle.trusted.operators().contains(&trusted.operator());
+    if !named && was_operator(known, &trusted.operator()) {
+        return Err(BundleError::Stranger(trusted.operator()).into());
+    }
     // Whoever believes a former operator is led to this one by every step that there ever was, one that was taken before included:
     // operators may take turns.
     let new = signed.successions.strip_prefix(known.as_slice()).unwrap_or(&signed.successions);
     let signed = SignedBundle { successions: [known.as_slice(), new].concat(), ..signed };
     signed.open(&OperatorPin::of(&signed.first_operator()), &state.mesh)?;
     Ok(PublishedBundle { signed, trusted })
+}
+
+/// Whether some step led to this operator, or away from it.
+fn was_operator(successions: &[Signed<Succession>], operator: &OperatorKey) -> bool {
+    let steps = successions.iter().filter_map(|step| serde_json::from_str::<Succession>(step.text()).ok());
+    steps.into_iter().any(|step| step.from == *operator || step.to == *operator)
 }
 
 /// A draft as if its operator had signed it: only to tell what it would do.
@@ -144,10 +158,7 @@ fn check_succession(
 
 #[cfg(test)]
 mod tests {
-    use carrick_attest::{
-        Bytes,
-        policy::{LogHead, Succession},
-    };
+    use carrick_attest::{Bytes, policy::LogHead};
 
     use super::*;
     use crate::state::{
@@ -181,7 +192,7 @@ mod tests {
         for (version, from, to) in [(2, &first, &second), (3, &second, &first), (4, &first, &second)] {
             let step = Succession { mesh: state.mesh, from: from.public(), to: to.public() };
             offered.push(Signed::seal(&step, from));
-            let next = Bundle { version, ..bundle() };
+            let next = Bundle { version, former_operators: vec![from.public()], ..bundle() };
             let signed = SignedBundle {
                 operator: to.public(),
                 successions: offered.clone(),
@@ -193,6 +204,39 @@ mod tests {
             }
             state.bundle = Arc::new(published);
         }
+    }
+
+    #[test]
+    fn an_operator_who_was_taken_out_comes_back_once_it_is_named_again() {
+        let (first, second) = (operator(), OperatorSecret::from_bytes([9; 32]));
+        let mut state = empty();
+        let step = |from: &OperatorSecret, to: &OperatorSecret| {
+            let step = Succession { mesh: empty().mesh, from: from.public(), to: to.public() };
+            Signed::seal(&step, from)
+        };
+        let mut steps = Vec::new();
+        let mut offer = |version, by: &OperatorSecret, from: Option<&OperatorSecret>, names: bool| {
+            steps.extend(from.map(|from| step(from, by)));
+            let former =
+                [&first, &second].into_iter().filter(|former| names && former.public() != by.public());
+            let former_operators = former.map(OperatorSecret::public).collect();
+            let bundle = Signed::seal(&Bundle { version, former_operators, ..bundle() }, by);
+            let signed = SignedBundle { operator: by.public(), successions: steps.clone(), bundle };
+            let followed =
+                follow(&state, signed, signing_key().public(), NOW).map_err(|error| error.to_string());
+            if let Ok(published) = followed {
+                state.bundle = Arc::new(published);
+                return Ok(());
+            }
+            followed.map(|_| ())
+        };
+        offer(2, &second, Some(&first), true).unwrap();
+        offer(3, &first, Some(&second), true).unwrap();
+        offer(4, &second, Some(&first), false).unwrap();
+        // The words of the earlier turns are in everybody's hands, and the key of the one who was taken out may be in somebody's.
+        assert!(offer(5, &first, None, true).unwrap_err().contains("not this mesh's operator"));
+        offer(5, &second, None, true).unwrap();
+        offer(6, &first, Some(&second), true).unwrap();
     }
 
     #[test]

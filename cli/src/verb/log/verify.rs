@@ -85,12 +85,14 @@ impl Verify {
             }
         };
         // An old copy says nothing of what was seen since.
-        let seen = seen.map(|seen| seen.log);
-        let since = seen.filter(|seen| self.file.is_none() || seen.size <= copy.entries.len() as u64);
-        let (head, operator, policy_version) = check(copy, &pin, since.as_ref())?;
-        if let Some(file) = memory.filter(|_| since.is_some() || seen.is_none()) {
+        let is_old = |seen: &Seen| self.file.is_some() && (copy.entries.len() as u64) < seen.log.size;
+        let old = seen.as_ref().is_some_and(is_old);
+        let since = seen.as_ref().filter(|_| !old);
+        let (head, operator, policy_version) = check(copy, &pin, since)?;
+        if let Some(file) = memory.filter(|_| !old) {
             let log = Head { size: head.size, head: Bytes(head.head) };
-            write_seen(&file, &Seen { operator: OperatorPin::of(&operator), log })?;
+            let restart = head.origin.restart;
+            write_seen(&file, &Seen { operator: OperatorPin::of(&operator), log, restart })?;
         }
         let verified = Verified {
             mesh,
@@ -98,7 +100,7 @@ impl Verify {
             head: Hex(head.head).to_string(),
             operator,
             policy_version,
-            seen_before: seen.map_or(0, |seen| seen.size.min(head.size)),
+            seen_before: seen.map_or(0, |seen| seen.log.size.min(head.size)),
         };
         self.output.print(&verified, |Verified { entries, head, seen_before, operator, .. }| {
             format!(
@@ -114,6 +116,16 @@ impl Verify {
 struct Seen {
     operator: OperatorPin,
     log: Head,
+    /// Where the operator had set the log back by then.
+    #[serde(default)]
+    restart: Option<Head>,
+}
+
+impl Seen {
+    /// What a log must begin with: what was seen, or where the operator has set the log back since.
+    fn begins(&self, restart: Option<Head>) -> Head {
+        restart.filter(|_| restart != self.restart).unwrap_or(self.log)
+    }
 }
 
 /// Whether these are the entries under the signed head, a continuation of what was seen, and can have happened under the operator
@@ -121,7 +133,7 @@ struct Seen {
 fn check(
     LogCopy { checkpoint, bundles, entries }: LogCopy,
     pin: &OperatorPin,
-    seen: Option<&Head>,
+    seen: Option<&Seen>,
 ) -> Result<(Checkpoint, OperatorKey, u64)> {
     let signed: SignedCheckpoint = checkpoint.parse()?;
     let mesh = signed.origin().mesh;
@@ -134,12 +146,12 @@ fn check(
     if tree.head(head.size) != Some(head.head) || tree.size() != head.size {
         bail!("the entries are not those that the coordinator signed: the log was altered");
     }
-    if let Some(seen) = seen
-        && tree.head(seen.size) != Some(seen.head.0)
+    if let Some(begins) = seen.map(|seen| seen.begins(head.origin.restart))
+        && tree.head(begins.size) != Some(begins.head.0)
     {
         bail!(
-            "the log does not begin with the {} entries that were seen before: it was rewritten",
-            seen.size
+            "the log does not begin with the {} entries that were seen before, or that the operator set it back to: it was rewritten",
+            begins.size
         );
     }
     let mut auditor = Auditor::new(mesh, bundles);
@@ -245,7 +257,11 @@ mod tests {
         }
     }
 
-    fn seen(texts: &[String]) -> Head {
+    fn seen(texts: &[String]) -> Seen {
+        Seen { operator: pin(), log: log_head(texts), restart: None }
+    }
+
+    fn log_head(texts: &[String]) -> Head {
         let Checkpoint { size, head, .. } = head(texts);
         Head { size, head: Bytes(head) }
     }
@@ -270,7 +286,7 @@ mod tests {
         let mut altered = texts(5);
         altered[1] = altered[1].replace("\\\"uses\\\":1", "\\\"uses\\\":2");
         assert_ne!(altered, texts(5));
-        let refused = |texts: &[String], signed: Checkpoint, seen: Option<Head>| {
+        let refused = |texts: &[String], signed: Checkpoint, seen: Option<Seen>| {
             check(copy(texts, &signed), &pin(), seen.as_ref()).unwrap_err().to_string()
         };
         assert!(refused(&altered, head(&texts(5)), None).contains("altered"));
@@ -284,6 +300,34 @@ mod tests {
         assert!(refused(&twice, head(&twice), None).contains("made twice"));
         let older = texts(2)[..0].to_vec();
         assert!(refused(&older, head(&older), None).contains("version 1, the last one in the log 0"));
+    }
+
+    #[test]
+    fn a_log_that_the_operator_set_back_begins_where_the_operator_says() {
+        // The end of what was seen was lost with a disk; what follows is another history.
+        let (lost, kept) = (seen(&texts(5)), texts(2));
+        let restart = log_head(&kept);
+        let set_back = |restart: Option<Head>| {
+            let mut second: Bundle = serde_json::from_str(bundle().bundle.text()).unwrap();
+            (second.version, second.log_restart) = (2, restart);
+            let sealed = Signed::seal(&second, &operator());
+            let second = SignedBundle { operator: operator().public(), successions: vec![], bundle: sealed };
+            let published = Decision::bundle_published(2, &second);
+            let entry = Entry { at: UnixTime::from_millis(0), decision: published }.to_text();
+            let entries = [kept.clone(), vec![entry]].concat();
+            let mut head = head(&entries);
+            head.origin.restart = restart;
+            let checkpoint = head.sign(&coordinator()).to_string();
+            LogCopy { checkpoint, bundles: vec![bundle(), second], entries }
+        };
+        let why = |copy, seen: &Seen| check(copy, &pin(), Some(seen)).unwrap_err().to_string();
+        assert!(why(set_back(None), &lost).contains("rewritten"), "without a word of the operator");
+        let (head, ..) = check(set_back(Some(restart)), &pin(), Some(&lost)).unwrap();
+        let elsewhere = Head { head: Bytes([9; 32]), ..restart };
+        assert!(why(set_back(Some(elsewhere)), &lost).contains("set it back to"));
+        // Once only.
+        let since = Seen { restart: head.origin.restart, ..lost };
+        assert!(why(set_back(Some(restart)), &since).contains("rewritten"));
     }
 
     #[test]
