@@ -451,7 +451,10 @@ impl Owner {
         self.publish.send_replace(next.clone());
         let cut_off = bundle::cut_off(&next, &next.bundle.trusted, judged, now);
         let lapsed = cut_off.iter().map(|(node, why)| (node.id, Suspension::Evidence { why: why.clone() }));
-        self.suspend(lapsed.collect(), now)?;
+        // The bundle is in force, and so is what follows from it; that is stored later where it cannot be now.
+        if let Err(error) = self.suspend(lapsed.collect(), now) {
+            warn!(%error, "suspensions not stored yet");
+        }
         Ok(cut_off)
     }
 

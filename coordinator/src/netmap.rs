@@ -107,7 +107,7 @@ fn peer(state: &MeshState, tree: &Tree, node: &NodeRecord, with_grant: bool) -> 
 /// Proof that evidence that grows old was made when the log was as it says.
 fn moment(statement: &Statement, tree: &Tree, head: u64) -> Vec<Bytes<32>> {
     let proof = statement.evidence.kind().ages().then(|| tree.consistency(statement.moment.log_size, head));
-    // Of a part of the log that was lost with its disk there is none: peers do not believe it, and the node is asked again.
+    // Of a part of the log that was lost with its disk there is none: peers do not believe it until the node shows new evidence.
     hashes(proof.flatten().unwrap_or_default())
 }
 

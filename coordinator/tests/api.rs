@@ -174,6 +174,44 @@ async fn whoever_sends_too_much_is_told_so_and_loses_no_answer() {
 }
 
 #[tokio::test]
+async fn nothing_that_is_compressed_is_inflated() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path()).await;
+    // `{"cluster":"east"}`, by gzip.
+    let body = [
+        0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xab, 0x56, 0x4a, 0xce, 0x29, 0x2d, 0x2e,
+        0x49, 0x2d, 0x52, 0xb2, 0x52, 0x4a, 0x4d, 0x2c, 0x2e, 0x51, 0xaa, 0x05, 0x00, 0x7c, 0xce, 0xcf, 0x9c,
+        0x12, 0x00, 0x00, 0x00,
+    ];
+    let head = |encoding: &str, length: usize| {
+        format!(
+            "POST /v1/tokens HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             {encoding}content-length: {length}\r\n\r\n",
+            coordinator.admin
+        )
+    };
+    let plain = br#"{"cluster":"east"}"#;
+    let upgrade = "GET /v1/session HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-extensions: permessage-deflate\r\n\r\n";
+    for (request, expected) in [
+        ([head("", plain.len()).as_bytes(), plain].concat(), "HTTP/1.1 201"),
+        ([head("content-encoding: gzip\r\n", body.len()).as_bytes(), &body].concat(), "HTTP/1.1 400"),
+        (upgrade.as_bytes().to_vec(), "HTTP/1.1 101"),
+    ] {
+        let mut tls = coordinator.connect().await;
+        tls.write_all(&request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(timeout(PATIENCE, tls.read_u8()).await.unwrap().unwrap());
+        }
+        let answer = String::from_utf8(answer).unwrap().to_lowercase();
+        assert!(answer.starts_with(&expected.to_lowercase()), "{answer}");
+        assert!(!answer.contains("deflate"), "{answer}");
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test]
 async fn a_watcher_is_sent_the_topology_at_once_and_after_each_change() {
     let dir = tempfile::tempdir().unwrap();
     let coordinator = start(dir.path()).await;

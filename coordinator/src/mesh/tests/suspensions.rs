@@ -133,7 +133,9 @@ async fn a_bundle_suspends_everybody_who_is_not_good_enough_though_the_disk_take
             .unwrap();
         owner.publish_bundle(signed, &Judged::default(), NOW)
     });
-    published.await.unwrap().unwrap_err();
+    // It is in force, and whoever is told otherwise would try a version that was published.
+    assert_eq!(published.await.unwrap().unwrap().len(), 3);
+    assert_eq!(mesh.state().policy().version, 2);
     for id in nodes {
         assert!(!mesh.state().nodes[&id].is_active());
     }
