@@ -311,16 +311,7 @@ pub(crate) fn judge(
 
 /// Peers believe no name and no network that the node did not sign for.
 fn check_asked(node: &NodeRecord, statements: &[Statement]) -> Result<(), Refused> {
-    let identities = statements.iter().filter_map(|statement| match &statement.evidence {
-        Evidence::Identity(identity) => Some(identity),
-        Evidence::JoinToken(_)
-        | Evidence::Kubernetes(_)
-        | Evidence::Tpm(_)
-        | Evidence::SevSnp(_)
-        | Evidence::Tdx(_)
-        | Evidence::Nitro(_) => None,
-    });
-    for asked in identities {
+    for asked in statements.iter().filter_map(|statement| statement.evidence.identity()) {
         if asked.name != node.name {
             return Err(Refused::Renamed { is: node.name.clone(), asked: asked.name.clone() });
         }

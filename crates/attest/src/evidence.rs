@@ -32,6 +32,11 @@ pub enum Evidence {
 }
 
 impl Evidence {
+    /// What it says of the node's identity, where it is of that kind.
+    pub const fn identity(&self) -> Option<&identity::Evidence> {
+        if let Self::Identity(identity) = self { Some(identity) } else { None }
+    }
+
     /// Its kind.
     pub const fn kind(&self) -> Kind {
         match self {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use carrick_attest::{
-    Bundle, Bytes, Evidence, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject,
+    Bundle, Bytes, Grant, MAX_SKEW, Rejection, SignedBundle, Statement, StatementDigest, Subject,
     TrustedBundle, appraise, follows,
     policy::{BundleError, ClusterPolicy},
 };
@@ -662,8 +662,8 @@ fn proven(logged: &Logged, head: Head) -> bool {
 /// Whether a node signed for the name and the networks of its grant. Its overlay addresses are the coordinator's to give.
 fn asked_for(grant: &Grant, statements: &[Statement]) -> bool {
     let [_, _, prefixes @ ..] = grant.allowed_ips.as_slice() else { return false };
-    let asks = |statement: &Statement| matches!(&statement.evidence, Evidence::Identity(identity) if identity.asks_for(&grant.name, prefixes));
-    statements.iter().any(asks)
+    let mut identities = statements.iter().filter_map(|statement| statement.evidence.identity());
+    identities.any(|identity| identity.asks_for(&grant.name, prefixes))
 }
 
 /// Whether evidence that grows old was made when the log had the head that it names. No head that the log had only after the grant can be

@@ -237,11 +237,8 @@ impl Proof {
         }
         let moment = request.moment(exporter, self.policy_version, self.runtime_digest);
         let transcript = moment.transcript(subject, Kind::Identity);
-        let signed = self.evidence.iter().any(|evidence| {
-            matches!(evidence, Evidence::Identity(identity)
-                if identity.is_signed(&subject.identity_key, &transcript))
-        });
-        if !signed {
+        let mut identities = self.evidence.iter().filter_map(Evidence::identity);
+        if !identities.any(|identity| identity.is_signed(&subject.identity_key, &transcript)) {
             return Err(ProofError::Identity);
         }
         // Both are X25519 points that are not of low order; only the role differs.

@@ -1,7 +1,6 @@
 //! From the start of `carrick node` on a host that never was a member to the first datagram that a peer gets of it.
 
 use std::{
-    ffi::OsString,
     fs,
     net::SocketAddr,
     path::Path,
@@ -9,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use carrick_lab::{Lab, eventually, mesh::Mesh, traffic::Beacon};
+use carrick_lab::{Certified, Lab, Swtpm, eventually, mesh::Mesh, traffic::Beacon};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -24,22 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const NODE: usize = 0;
 const PEER: usize = 1;
 
-/// What the node shows of itself. Each is a set of evidence kinds, and what of `carrick node` brings them.
+/// What the node shows of itself.
 #[derive(Debug, Clone, Copy, Default, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Shown {
     /// A join token
     #[default]
     Token,
-}
-
-impl Shown {
-    /// What the node is started with beside its token.
-    fn arguments(self) -> Vec<OsString> {
-        match self {
-            Self::Token => Vec::new(),
-        }
-    }
+    /// A join token, and a TPM 2.0: swtpm, an RSA endorsement key and an ECC attestation key
+    Tpm,
 }
 
 /// What was measured.
@@ -62,9 +54,19 @@ pub(crate) fn measure(carrick: &Path, shown: Shown, rounds: usize) -> Result<Fig
     let token = mesh.token("west", 1)?;
     mesh.start_node(PEER, Some(&token))?;
     mesh.settle()?;
+    // It runs for as long as it is held.
+    let (_tpm, arguments) = match shown {
+        Shown::Token => (None, Vec::new()),
+        Shown::Tpm => {
+            let tpm = Swtpm::make(&mesh.directory().join("tpm"), Certified::Rsa)?;
+            operator.ask_for_tpms("east".parse()?, tpm.roots()?)?;
+            let arguments = vec!["--tpm".to_owned(), tpm.tcti()];
+            (Some(tpm), arguments)
+        }
+    };
     let mut each_ms = Vec::new();
     for round in 0..rounds {
-        let elapsed = join(&mut mesh, shown)?;
+        let elapsed = join(&mut mesh, &arguments)?;
         note(&format!("{} of {rounds}: {:.0} ms", round + 1, elapsed.as_secs_f64() * 1000.0));
         each_ms.push(elapsed.as_secs_f64() * 1000.0);
         leave(&mut mesh, &operator)?;
@@ -73,10 +75,11 @@ pub(crate) fn measure(carrick: &Path, shown: Shown, rounds: usize) -> Result<Fig
     Ok(Figures { machine: Machine::this(), shown, first_datagram_ms, each_ms })
 }
 
-fn join(mesh: &mut Mesh, shown: Shown) -> Result<Duration> {
+/// Starts the node with some more arguments.
+fn join(mesh: &mut Mesh, arguments: &[String]) -> Result<Duration> {
     let token = mesh.token("east", 1)?;
     let mut command = mesh.node_command(NODE, Some(&token))?;
-    command.args(shown.arguments());
+    command.args(arguments);
     let (node, peer) = (&mesh.nodes[NODE], &mesh.nodes[PEER]);
     let address = SocketAddr::new(peer.pod_ips[0], 0);
     let beacon = Beacon::start(&node.pod, &peer.pod, address, EVERY, b"join")?;

@@ -3,13 +3,13 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use carrick_attest::Bundle;
+use carrick_attest::{Bundle, Kind, policy::ClusterPolicy, tpm};
 use carrick_client::Api;
 use carrick_lab::{
     Host,
     mesh::{COORDINATOR, Mesh},
 };
-use carrick_types::{Credential, LeaseProfile};
+use carrick_types::{ClusterName, Credential, LeaseProfile};
 use carrick_wire::api::{AppraisalPolicy, Node, PutAppraisalPolicy, RevokeNode};
 
 /// On the coordinator's host, with the admin credential.
@@ -39,11 +39,26 @@ impl Operator {
 
     /// Puts a lease profile into force, for every cluster.
     pub(crate) fn set_lease(&self, lease: LeaseProfile) -> Result<()> {
+        self.publish(|bundle| bundle.default.lease = lease)
+    }
+
+    /// Asks the nodes of a cluster for a TPM of these vendors, beside their token.
+    pub(crate) fn ask_for_tpms(&self, cluster: ClusterName, endorsement_roots: Vec<String>) -> Result<()> {
+        self.publish(|bundle| {
+            let accept = vec![[Kind::JoinToken, Kind::Tpm].into()];
+            let tpm = Some(tpm::Policy { endorsement_roots, ..tpm::Policy::default() });
+            let policy = ClusterPolicy { accept, tpm, ..bundle.default.clone() };
+            bundle.clusters.insert(cluster, policy);
+        })
+    }
+
+    /// Puts the policy bundle that follows into force.
+    fn publish(&self, change: impl FnOnce(&mut Bundle)) -> Result<()> {
         let policy: AppraisalPolicy = self.call(async |api| api.get("/v1/appraisal-policy").await)?;
         let mut bundle: Bundle =
             serde_json::from_str(policy.signed.bundle.text()).context("the policy bundle is damaged")?;
         bundle.version += 1;
-        bundle.default.lease = lease;
+        change(&mut bundle);
         let draft = PutAppraisalPolicy { signed: None, draft: Some(Box::new(bundle)) };
         self.call(async |api| api.put::<_, AppraisalPolicy>("/v1/appraisal-policy", &draft).await).map(drop)
     }

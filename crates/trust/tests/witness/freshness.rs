@@ -122,34 +122,22 @@ fn evidence_is_not_shown_for_a_head_that_is_yet_to_come() {
 }
 
 #[test]
-fn what_a_newcomer_showed_its_evidence_for_must_be_in_the_log() {
-    let mut mesh = Mesh::new();
-    let request = demand(&mesh, None).request;
-    mesh.grant(Profile::of(3));
-    let mut witness = newcomer(Trust::Evidence);
-    witness.handle_bundle(&mesh.bundle(), NOW).unwrap();
-    witness.handle_challenge(&Request { log_head: Bytes([5; 32]), ..request.clone() });
-    assert!(matches!(mesh.show_whole(&mut witness), Err(Distrust::Fork { .. })));
-    // The next attempt is challenged anew.
-    witness.handle_challenge(&request);
-    mesh.show_whole(&mut witness).unwrap();
-    assert_eq!(members(&witness), [3]);
-}
-
-#[test]
-fn a_newcomer_is_held_to_its_challenge_also_where_the_log_was_set_back() {
-    let mut mesh = Mesh::new();
-    mesh.restart = Some(mesh.head());
-    mesh.grant(Profile::of(3));
-    let request = demand(&mesh, None).request;
-    mesh.grant(Profile::of(4));
-    let mut witness = newcomer(Trust::Evidence);
-    witness.handle_bundle(&mesh.bundle(), NOW).unwrap();
-    witness.handle_challenge(&Request { log_head: Bytes([5; 32]), ..request.clone() });
-    assert!(matches!(mesh.show_whole(&mut witness), Err(Distrust::Fork { .. })));
-    witness.handle_challenge(&request);
-    mesh.show_whole(&mut witness).unwrap();
-    assert_eq!(members(&witness), [3, 4]);
+fn what_a_newcomer_showed_its_evidence_for_must_be_in_the_log_also_where_that_was_set_back() {
+    for set_back in [false, true] {
+        let mut mesh = Mesh::new();
+        mesh.restart = set_back.then(|| mesh.head());
+        mesh.grant(Profile::of(3));
+        let request = demand(&mesh, None).request;
+        mesh.grant(Profile::of(4));
+        let mut witness = newcomer(Trust::Evidence);
+        witness.handle_bundle(&mesh.bundle(), NOW).unwrap();
+        witness.handle_challenge(&Request { log_head: Bytes([5; 32]), ..request.clone() });
+        assert!(matches!(mesh.show_whole(&mut witness), Err(Distrust::Fork { .. })));
+        // The next attempt is challenged anew.
+        witness.handle_challenge(&request);
+        mesh.show_whole(&mut witness).unwrap();
+        assert_eq!(members(&witness), [3, 4]);
+    }
 }
 
 #[test]
