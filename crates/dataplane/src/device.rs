@@ -1,40 +1,31 @@
-//! The device: every peer's tunnels behind this node's keys and one table of allowed IPs.
+//! The device: every peer's tunnels behind this node's keys, and who has which prefix. It shakes hands and keeps time; packets are moved by
+//! its [`Forwarder`], and by others beside it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
-use carrick_wireguard::{
-    HEADER, OVERHEAD,
-    message::{self, MessageType},
-    padded,
-};
+use carrick_wireguard::message::MessageType;
 
 use crate::{
     allowed_ips::AllowedIps,
-    filter::{Direction, Filter},
-    mss,
-    offload::{Coalesced, Coalescer, Segments, VnetHeader},
-    outbox::{Outbox, Transmit, Unsealed},
+    counters::Counters,
+    filter::Filter,
+    forwarder::{Forwarder, Own, Report, Update, for_each_batch},
+    link::Transfer,
+    offload::{Coalesced, Segments, VnetHeader},
+    outbox::{Outbox, Transmit},
     outside::{Outside, Surroundings},
     own_keys::{Claim, FORMER_KEY_LIFE, OwnKeys},
-    packet::{addresses, unpadded},
     peer::{Former, Peer, PeerConfig, REPLACED_KEY_LIFE},
     slots::Slots,
-    too_big::TooBig,
     tunnel::{Handshake, Tunnel},
     waiting::Waiting,
 };
-
-/// The longest datagram that UDP carries, in bytes.
-pub const MAX_DATAGRAM: usize = 65_507;
-
-/// The MTU of the interface unless [`Device::set_mtu`] says otherwise, in bytes.
-const MTU: usize = 1420;
 
 /// How often the timers of the tunnels run.
 const TICK: Duration = Duration::from_millis(250);
@@ -66,55 +57,22 @@ pub struct LinkState {
     pub tx_bytes: u64,
 }
 
-/// What the device dropped, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets from this host whose destination belongs to no peer.
-    pub no_peer: u64,
-    /// Packets from this host for a peer that admits no new tunnel and has none.
-    pub not_admitted: u64,
-    /// Packets from this host that waited for a handshake and made room for newer ones.
-    pub crowded_out: u64,
-    /// Packets from this host that waited for a handshake that did not come about.
-    pub unanswered: u64,
-    /// Packets, from this host or authentic ones of a peer, that are not what they say they are.
-    pub malformed: u64,
-    /// Datagrams that are no WireGuard message, or of no peer, or not authentic.
-    pub refused: u64,
-    /// Authentic packets from a peer with a source address that is not the peer's.
-    pub spoofed: u64,
-    /// Authentic packets from a peer for somebody this node does not speak for.
-    pub not_for_us: u64,
-    /// Packets of either direction that the filter did not let pass.
-    pub filtered: u64,
-    /// Packets from this host that are longer than the path to the peer takes.
-    pub too_big: u64,
-}
-
 /// A WireGuard device. One mutation, or a few, then drain [`Device::poll_transmit`], then wait.
 pub struct Device {
     surroundings: Surroundings,
     keys: OwnKeys,
-    mtu: usize,
-    /// What this node speaks for: packets for anybody else end here.
-    own: AllowedIps<()>,
-    own_prefixes: Vec<Cidr>,
-    allowed_ips: AllowedIps<WireGuardKey>,
     peers: BTreeMap<WireGuardKey, Peer>,
     /// The keys that peers had before and may still have tunnels under: which key they have now, and until when.
     replaced: BTreeMap<WireGuardKey, (WireGuardKey, Instant)>,
     slots: Slots,
     waiting: Waiting,
     next_tick: Option<Instant>,
-    outbox: Outbox,
-    coalescer: Coalescer,
-    /// For each message of a batch, how long its text is; `None` where it is refused. Kept for its memory.
-    opened: Vec<Option<usize>>,
+    forwarder: Forwarder,
+    /// What the forwarder has done. Kept for its memory.
+    reports: Vec<Report>,
+    /// What the other forwarders are to be told; `None` where there are none.
+    updates: Option<VecDeque<Update>>,
     counters: Counters,
-    filter: Option<Box<dyn Filter>>,
-    too_big: TooBig,
-    /// What this host is to hear from the device itself.
-    answers: VecDeque<Vec<u8>>,
     /// Of a device that is no mesh's; it speaks for every address.
     stand_alone: Option<StandAlone>,
 }
@@ -125,39 +83,58 @@ impl Device {
         Self {
             surroundings: Surroundings::new(outside),
             keys: OwnKeys::new(secret),
-            mtu: MTU,
-            own: AllowedIps::default(),
-            own_prefixes: Vec::new(),
-            allowed_ips: AllowedIps::default(),
             peers: BTreeMap::new(),
             replaced: BTreeMap::new(),
             slots: Slots::default(),
             waiting: Waiting::default(),
             next_tick: None,
-            outbox: Outbox::default(),
-            coalescer: Coalescer::default(),
-            opened: Vec::new(),
+            forwarder: Forwarder::new(Own::Prefixes(AllowedIps::default())),
+            reports: Vec::new(),
+            updates: None,
             counters: Counters::default(),
-            filter: None,
-            too_big: TooBig::default(),
-            answers: VecDeque::new(),
             stand_alone: None,
+        }
+    }
+
+    /// One more forwarder, for another thread. It is to be told of every [`Device::poll_update`] from here on, and the device of its reports.
+    pub fn fork(&mut self) -> Forwarder {
+        self.updates.get_or_insert_default();
+        self.forwarder.fork()
+    }
+
+    /// What every other forwarder is to be told next.
+    pub fn poll_update(&mut self) -> Option<Update> {
+        self.updates.as_mut()?.pop_front()
+    }
+
+    /// Hears what another forwarder has done.
+    pub fn handle_report(&mut self, report: Report, now: Instant) {
+        match report {
+            Report::Missed(header, packet) => self.handle_packet(&header, &packet, now),
+            Report::Message(from, message) => {
+                // Data messages are none of the device's affair.
+                if let Ok(kind) = MessageType::of(&message) {
+                    self.shake_hands(from, kind, &message, now);
+                }
+            }
+            Report::Dropped(counters) => self.counters += counters,
+            Report::Sent { .. } | Report::Unsealed { .. } | Report::Received { .. } => self.heed(report),
         }
     }
 
     /// Sets the MTU of the interface: no packet is padded beyond it, so that none has to be fragmented for its padding.
     pub fn set_mtu(&mut self, mtu: u16) {
-        self.mtu = mtu.into();
+        self.update(Update::Mtu(mtu.into()));
     }
 
-    /// Whether the kernel takes many UDP datagrams as one packet. As long as nothing is said, it does.
-    pub fn set_udp_segments(&mut self, takes: bool) {
-        self.coalescer.set_udp(takes);
+    /// Whether the kernel takes many UDP datagrams as one packet. As long as nothing is said, it does. To be said before [`Device::fork`].
+    pub const fn set_udp_segments(&mut self, takes: bool) {
+        self.forwarder.set_udp_segments(takes);
     }
 
     /// Lets a filter look at every packet; `None`: all pass.
-    pub fn set_filter(&mut self, filter: Option<Box<dyn Filter>>) {
-        self.filter = filter;
+    pub fn set_filter(&mut self, filter: Option<Arc<dyn Filter>>) {
+        self.update(Update::Filter(filter));
     }
 
     /// Lets no packet to a peer be longer than this; `None`: than the MTU of the interface. Who sends longer ones is told so, in
@@ -165,17 +142,17 @@ impl Device {
     pub fn set_path_mtu(&mut self, key: &WireGuardKey, mtu: Option<u16>) {
         if let Some(peer) = self.peers.get_mut(key) {
             peer.path_mtu = mtu;
+            self.publish(*key);
         }
     }
 
-    /// Sets what this node speaks for.
+    /// Sets what this node speaks for: packets for anybody else end here.
     pub fn set_own(&mut self, prefixes: Vec<Cidr>) {
-        for prefix in std::mem::replace(&mut self.own_prefixes, prefixes) {
-            self.own.remove(prefix, ());
+        let mut own = AllowedIps::default();
+        for prefix in prefixes {
+            own.insert(prefix, ());
         }
-        for &prefix in &self.own_prefixes {
-            self.own.insert(prefix, ());
-        }
+        self.update(Update::Own(Own::Prefixes(own)));
     }
 
     /// Makes every handshake with another key from here on.
@@ -197,6 +174,7 @@ impl Device {
             peer.bound_former(&mut self.slots);
         }
         self.next_tick.get_or_insert(now + TICK);
+        self.publish_all();
         for key in self.waiting.peers().collect::<Vec<_>>() {
             self.begin(key, now);
         }
@@ -215,16 +193,16 @@ impl Device {
         {
             tunnel.look_for_peer();
         }
-        for prefix in old.allowed_ips {
-            self.allowed_ips.remove(prefix, key);
-        }
-        for &prefix in &peer.config.allowed_ips {
-            self.allowed_ips.insert(prefix, key);
-        }
         if !peer.may_shake_hands() {
             peer.cut(&mut self.slots, |_| true);
             self.counters.unanswered += self.waiting.clear(&key);
         }
+        if old.allowed_ips != peer.config.allowed_ips {
+            let new = peer.config.allowed_ips.clone();
+            old.allowed_ips.into_iter().for_each(|prefix| self.update(Update::Disallow(prefix, key)));
+            new.into_iter().for_each(|prefix| self.update(Update::Allow(prefix, key)));
+        }
+        self.publish(key);
     }
 
     /// Makes another key the peer's: what belonged to the old key belongs to the new one.
@@ -246,6 +224,7 @@ impl Device {
             let peer = self.peers.entry(new).or_insert_with(Peer::unknown);
             peer.succeed(predecessor);
             peer.bound_former(&mut self.slots);
+            self.publish(new);
             self.waiting.hand_over(old, new);
             self.replaced.values_mut().filter(|(key, _)| key == old).for_each(|(key, _)| *key = new);
             self.replaced.insert(*old, (new, until));
@@ -269,49 +248,22 @@ impl Device {
             && let Some(peer) = self.peers.get_mut(&successor)
         {
             peer.cut(&mut self.slots, |tunnel| tunnel.peer == *key);
+            self.publish(successor);
         }
     }
 
     /// Takes a packet from this host, or many at once, as the kernel's header says.
     pub fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
-        let destination = addresses(packet).map(|found| found.destination);
-        let Some(key) = destination.and_then(|address| self.allowed_ips.lookup(address)) else {
-            self.counters.no_peer += 1;
-            return;
-        };
-        let Ok(mut segments) = Segments::of(header, packet) else {
-            self.counters.malformed += 1;
-            return;
-        };
-        if self.filter.as_mut().is_some_and(|filter| !filter.passes(Direction::Out, packet)) {
-            self.counters.filtered += 1;
-            return;
+        let Some((key, segments)) = self.forwarder.route(header, packet, now) else { return };
+        let Err(segments) = self.forwarder.send(&key, segments, now) else { return };
+        // A former tunnel may have keys where those of the current one are too old.
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.tunnels_mut().for_each(|tunnel| tunnel.refresh(now));
         }
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        if let Some(mtu) = peer.path_mtu
-            && segments.next_length().is_some_and(|length| length > mtu.into())
-        {
-            self.counters.too_big += 1;
-            self.answers.extend(self.too_big.answer(packet, mtu, now));
-            return;
+        self.publish(key);
+        if let Err(segments) = self.forwarder.send(&key, segments, now) {
+            self.hold(key, segments, now);
         }
-        let fits = peer.mtu(self.mtu);
-        if let Some(tunnel) = peer.sending(now) {
-            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, [self.mtu, fits], now);
-            if peer.current.as_ref().is_some_and(Tunnel::has_keys) {
-                return;
-            }
-        } else if peer.config.admits_new {
-            while let Some(length) = segments.next_length() {
-                let mut packet = Vec::with_capacity(length);
-                segments.append_next(&mut packet);
-                self.counters.crowded_out += self.waiting.push(key, packet);
-            }
-        } else {
-            self.counters.not_admitted += 1;
-            return;
-        }
-        self.begin(key, now);
     }
 
     /// Takes datagrams of one sender from the network: one behind the other, each `segment` bytes long but for the last, which may be
@@ -324,23 +276,16 @@ impl Device {
         now: Instant,
         deliver: impl FnMut(Coalesced<'_>),
     ) {
-        let segment = segment.max(1);
-        let mut at = 0;
-        while at < datagrams.len() {
-            let rest = &mut datagrams[at..];
-            let batch = batch(rest, segment);
-            let end = at + batch;
-            let taken = match MessageType::of(&rest[..batch.min(segment)]) {
-                Ok(MessageType::Data) => self.open(from, datagrams, at..end, segment, now),
-                Ok(message) => self.shake_hands(from, message, &rest[..batch], now),
-                Err(_) => None,
-            };
-            if taken.is_none() {
-                self.counters.refused += batch.div_ceil(segment) as u64;
+        let refused = for_each_batch(datagrams, segment, |datagrams, range, message| {
+            if message == MessageType::Data {
+                self.forwarder.open(from, datagrams, range, segment, now);
+                self.settle();
+            } else if let Some(datagram) = datagrams.get(range) {
+                self.shake_hands(from, message, datagram, now);
             }
-            at = end;
-        }
-        self.coalescer.flush(datagrams, deliver);
+        });
+        self.counters.refused += refused;
+        self.forwarder.flush(datagrams, deliver);
     }
 
     /// Runs the timers of every tunnel that is up, and forgets keys whose time is over.
@@ -352,11 +297,11 @@ impl Device {
         self.replaced.retain(|_, (_, until)| now < *until);
         let mut given_up = Vec::new();
         for (key, peer) in &mut self.peers {
-            let (outbox, surroundings) = (&mut self.outbox, &mut self.surroundings);
+            let (outbox, surroundings) = (&mut self.forwarder.outbox, &mut self.surroundings);
             let former = peer.former.extract_if(.., |Former { tunnel, until }| {
                 let lives = now < *until && tunnel.tick(false, now).is_ok();
                 if lives {
-                    flush_former(outbox, tunnel, surroundings, now);
+                    flush_former(outbox, &peer.transfer, tunnel, surroundings, now);
                 }
                 !lives
             });
@@ -365,7 +310,7 @@ impl Device {
             over.extend(peer.current.take_if(|tunnel| {
                 let lives = tunnel.tick(wanted, now).is_ok();
                 if lives {
-                    flush(outbox, &peer.config.endpoints, tunnel, surroundings, now);
+                    flush(outbox, &peer.config.endpoints, &peer.transfer, tunnel, surroundings, now);
                 }
                 !lives
             }));
@@ -383,6 +328,7 @@ impl Device {
         for key in given_up {
             self.counters.unanswered += self.waiting.clear(&key);
         }
+        self.publish_all();
         self.keep_alive(now);
         let idle = self.slots.is_empty() && self.replaced.is_empty() && self.keys.former().is_none();
         self.next_tick = (!idle).then(|| now + TICK);
@@ -393,31 +339,28 @@ impl Device {
     /// Packets are sealed here: the more there are of one tunnel by now, the less each costs.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         loop {
-            let mut transmit = self.outbox.pop()?;
-            let sealed = match transmit.unsealed.take() {
-                Some(by) => self.seal(&mut transmit, by).is_some(),
-                None => true,
-            };
-            if sealed {
-                return Some(transmit);
+            let transmit = self.forwarder.poll_transmit();
+            // What was sealed may have asked for the next session, and what could not be may have asked for the first.
+            let settled = self.settle();
+            if transmit.is_some() || !settled {
+                return transmit;
             }
-            self.outbox.recycle(transmit);
         }
     }
 
     /// The next packet that this host is to hear from the device itself.
     pub fn poll_answer(&mut self) -> Option<Vec<u8>> {
-        self.answers.pop_front()
+        self.forwarder.poll_answer()
     }
 
     /// Takes the buffer of what was sent.
     pub fn recycle(&mut self, transmit: Transmit) {
-        self.outbox.recycle(transmit);
+        self.forwarder.recycle(transmit);
     }
 
     /// How many bytes [`Device::poll_transmit`] has to give.
-    pub fn transmit_bytes(&self) -> usize {
-        self.outbox.bytes()
+    pub const fn transmit_bytes(&self) -> usize {
+        self.forwarder.transmit_bytes()
     }
 
     /// When [`Device::handle_timeout`] wants to be called, and what for.
@@ -434,19 +377,110 @@ impl Device {
                 endpoint: peer.endpoint()?,
                 last_handshake: latest.last_handshake,
                 rtt: latest.rtt,
-                rx_bytes: peer.rx_bytes,
-                tx_bytes: peer.tx_bytes,
+                rx_bytes: peer.transfer.packets.received(),
+                tx_bytes: peer.transfer.packets.sent(),
             })
         })
     }
 
-    /// What was dropped so far.
-    pub const fn counters(&self) -> Counters {
-        self.counters
+    /// What was dropped so far, as far as is known: by this device's own forwarder, and by others as they report it.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        counters += self.forwarder.counters;
+        counters
     }
 
-    /// Takes a handshake message; `None` where it is refused.
-    fn shake_hands(
+    /// Tells every forwarder, its own at once.
+    fn update(&mut self, update: Update) {
+        self.announce(update.clone());
+        self.forwarder.handle_update(update);
+    }
+
+    /// Tells every other forwarder.
+    fn announce(&mut self, update: Update) {
+        if let Some(updates) = &mut self.updates {
+            updates.push_back(update);
+        }
+    }
+
+    /// Tells every forwarder what it takes to exchange packets with a peer by now.
+    fn publish(&mut self, key: WireGuardKey) {
+        let link = self.peers.get_mut(&key).and_then(|peer| {
+            peer.take_changed();
+            peer.link()
+        });
+        if self.forwarder.link(&key) != link.as_ref() {
+            self.update(Update::Link(key, link));
+        }
+    }
+
+    fn publish_all(&mut self) {
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.publish(key);
+        }
+    }
+
+    /// Heeds what its own forwarder has done; says whether that was something.
+    fn settle(&mut self) -> bool {
+        let mut reports = std::mem::take(&mut self.reports);
+        self.forwarder.swap_reports(&mut reports);
+        let settled = !reports.is_empty();
+        reports.drain(..).for_each(|report| self.heed(report));
+        self.reports = reports;
+        settled
+    }
+
+    /// Heeds that messages went to a peer, or came from it.
+    fn heed(&mut self, report: Report) {
+        match report {
+            Report::Sent { peer: key, tunnel: slot, at } => {
+                let Some(peer) = self.peers.get_mut(&key) else { return };
+                if let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) {
+                    tunnel.handle_sent(at);
+                }
+                if let Some(tunnel) = peer.current.as_mut().filter(|tunnel| tunnel.has_keys()) {
+                    let outbox = &mut self.forwarder.outbox;
+                    flush(outbox, &peer.config.endpoints, &peer.transfer, tunnel, &mut self.surroundings, at);
+                } else {
+                    // There will be keys that both sides have now.
+                    self.begin(key, at);
+                }
+            }
+            Report::Unsealed { peer, at } => self.begin(peer, at),
+            Report::Received { peer: key, index, from, packets, keepalives, at } => {
+                let Some(peer) = self.peers.get_mut(&key) else { return };
+                let slot = index >> 8;
+                let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) else { return };
+                tunnel.handle_received(from, index, [packets, keepalives], at);
+                self.follow_up(key, slot, at);
+            }
+            Report::Missed(..) | Report::Message(..) | Report::Dropped(_) => {}
+        }
+    }
+
+    /// Keeps packets until there are keys, and sees to it that there will be some.
+    fn hold(&mut self, key: WireGuardKey, mut segments: Segments<'_>, now: Instant) {
+        if !self.peers.get(&key).is_some_and(|peer| peer.config.admits_new) {
+            self.counters.not_admitted += 1;
+            return;
+        }
+        while let Some(length) = segments.next_length() {
+            let mut packet = Vec::with_capacity(length);
+            segments.append_next(&mut packet);
+            self.counters.crowded_out += self.waiting.push(key, packet);
+        }
+        self.begin(key, now);
+    }
+
+    /// Takes a handshake message, or counts it as refused.
+    fn shake_hands(&mut self, from: SocketAddr, message: MessageType, datagram: &[u8], now: Instant) {
+        if self.try_shake_hands(from, message, datagram, now).is_none() {
+            self.counters.refused += 1;
+        }
+    }
+
+    /// `None` where it is refused.
+    fn try_shake_hands(
         &mut self,
         from: SocketAddr,
         message: MessageType,
@@ -461,7 +495,7 @@ impl Device {
                 }
                 Claim::Slot(slot) => (self.slots.peer(slot)?, slot, Handshake::Message(datagram)),
                 Claim::Challenge(cookie_reply) => {
-                    self.outbox.push(from, &cookie_reply);
+                    self.forwarder.outbox.push(from, &cookie_reply);
                     return None;
                 }
                 Claim::Refused(reason) => {
@@ -475,79 +509,14 @@ impl Device {
         if message == MessageType::Response && tunnel.peer != key {
             return None;
         }
-        tunnel
+        let length = tunnel
             .shake_hands(from, incoming, &mut self.surroundings, now)
             .inspect_err(|reason| tracing::trace!(%from, ?message, %reason, "datagram refused"))
             .ok()?;
         if message == MessageType::Initiation && tunnel.peer == key {
             peer.heard = tunnel.heard().map(|when| (tunnel.own, when));
         }
-        self.follow_up(key, slot, now);
-        Some(())
-    }
-
-    /// Opens data messages that all name one session, in `range` of the datagrams; `None` where all are refused.
-    fn open(
-        &mut self,
-        from: SocketAddr,
-        datagrams: &mut [u8],
-        range: Range<usize>,
-        segment: usize,
-        now: Instant,
-    ) -> Option<()> {
-        let messages = datagrams.get_mut(range.clone())?;
-        let slot = message::receiver(messages)? >> 8;
-        let key = self.slots.peer(slot)?;
-        let peer = self.peers.get_mut(&key)?;
-        let fits = peer.mtu(self.mtu);
-        let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
-        self.opened.clear();
-        tunnel
-            .open(from, messages, segment, &mut self.opened, now)
-            .inspect_err(|reason| tracing::trace!(%from, %reason, "datagrams refused"))
-            .ok()?;
-        // Packets of a batch are mostly of one flow: the addresses that were looked up last, and passed.
-        let mut admitted = None;
-        for (number, text) in self.opened.iter().enumerate() {
-            let Some(text) = *text else {
-                self.counters.refused += 1;
-                continue;
-            };
-            // Nothing at all is a keepalive.
-            if text == 0 {
-                continue;
-            }
-            let start = range.start + number * segment + HEADER;
-            let found = datagrams
-                .get(start..start + text)
-                .and_then(|text| Some((unpadded(text)?.len(), addresses(text)?)));
-            let Some((length, found)) = found else {
-                self.counters.malformed += 1;
-                continue;
-            };
-            let known = admitted == Some(found);
-            if !known && self.allowed_ips.lookup(found.source) != Some(key) {
-                self.counters.spoofed += 1;
-                continue;
-            }
-            if !known && self.stand_alone.is_none() && self.own.lookup(found.destination).is_none() {
-                self.counters.not_for_us += 1;
-                continue;
-            }
-            admitted = Some(found);
-            if let Some(filter) = &mut self.filter
-                && let Some(packet) = datagrams.get(start..start + length)
-                && !filter.passes(Direction::In, packet)
-            {
-                self.counters.filtered += 1;
-            } else {
-                peer.rx_bytes += length as u64;
-                if let Some(packet) = datagrams.get_mut(start..start + length) {
-                    mss::clamp(packet, fits);
-                }
-                self.coalescer.push(datagrams, start..start + length);
-            }
-        }
+        peer.transfer.messages.receive(length as u64);
         self.follow_up(key, slot, now);
         Some(())
     }
@@ -556,11 +525,16 @@ impl Device {
     fn follow_up(&mut self, key: WireGuardKey, slot: u32, now: Instant) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if let Some(tunnel) = peer.current.as_mut().filter(|tunnel| tunnel.slot == slot) {
-            flush(&mut self.outbox, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
+            let outbox = &mut self.forwarder.outbox;
+            flush(outbox, &peer.config.endpoints, &peer.transfer, tunnel, &mut self.surroundings, now);
         } else if let Some(former) = peer.former.iter_mut().find(|former| former.tunnel.slot == slot) {
-            flush_former(&mut self.outbox, &mut former.tunnel, &mut self.surroundings, now);
+            let outbox = &mut self.forwarder.outbox;
+            flush_former(outbox, &peer.transfer, &mut former.tunnel, &mut self.surroundings, now);
         }
-        self.send_waiting(key, now);
+        if peer.take_changed() {
+            self.publish(key);
+            self.send_waiting(key, now);
+        }
     }
 
     /// The slot of the tunnel that answers a peer's initiation; `None` where none may.
@@ -584,9 +558,11 @@ impl Device {
     /// Begins a handshake under the keys that both sides have now, unless one is under way.
     fn begin(&mut self, key: WireGuardKey, now: Instant) {
         self.ensure_current(key, now);
-        let Some(Peer { config, current: Some(tunnel), .. }) = self.peers.get_mut(&key) else { return };
+        let Some(Peer { config, transfer, current: Some(tunnel), .. }) = self.peers.get_mut(&key) else {
+            return;
+        };
         tunnel.initiate(now);
-        flush(&mut self.outbox, &config.endpoints, tunnel, &mut self.surroundings, now);
+        flush(&mut self.forwarder.outbox, &config.endpoints, transfer, tunnel, &mut self.surroundings, now);
     }
 
     /// The tunnel under the keys that both sides have now.
@@ -607,84 +583,25 @@ impl Device {
 
     /// Sends what waited for a peer, where there are keys by now.
     fn send_waiting(&mut self, key: WireGuardKey, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&key).filter(|_| self.waiting.waits_for(&key)) else { return };
-        let fits = peer.mtu(self.mtu);
-        while let Some(tunnel) = peer.sending(now)
+        while self.waiting.waits_for(&key)
+            && self.forwarder.may_send(&key, now)
             && let Some(packet) = self.waiting.pop(&key)
         {
             let Ok(segments) = Segments::of(&VnetHeader::default(), &packet) else { continue };
-            peer.tx_bytes += append(&mut self.outbox, tunnel, segments, [self.mtu, fits], now);
+            let sent = self.forwarder.send(&key, segments, now);
+            debug_assert!(sent.is_ok(), "there are keys");
         }
-    }
-
-    /// Seals what is about to be sent; `None` where the tunnel is gone, or its keys are used up.
-    fn seal(&mut self, transmit: &mut Transmit, Unsealed { slot, at: now }: Unsealed) -> Option<()> {
-        let key = self.slots.peer(slot)?;
-        let peer = self.peers.get_mut(&key)?;
-        let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
-        let sealed = tunnel.seal(&mut transmit.payload, transmit.segment, self.mtu, now);
-        // What is sent may have asked for the next session.
-        if let Some(tunnel) = &mut peer.current {
-            flush(&mut self.outbox, &peer.config.endpoints, tunnel, &mut self.surroundings, now);
-        }
-        if !sealed {
-            self.begin(key, now);
-        }
-        sealed.then_some(())
     }
 
     /// Takes a peer out of the tables; its tunnels are the caller's.
     fn detach(&mut self, key: &WireGuardKey) -> Option<Peer> {
         let peer = self.peers.remove(key)?;
         let settings = peer.settings.iter().flat_map(|settings| &settings.allowed_ips);
-        for &prefix in peer.config.allowed_ips.iter().chain(settings) {
-            self.allowed_ips.remove(prefix, *key);
-        }
+        let prefixes: Vec<_> = peer.config.allowed_ips.iter().chain(settings).copied().collect();
+        prefixes.into_iter().for_each(|prefix| self.update(Update::Disallow(prefix, *key)));
+        self.publish(*key);
         Some(peer)
     }
-}
-
-/// How many bytes of the datagrams, from the beginning, are one handshake message, or data messages of one session.
-fn batch(datagrams: &[u8], segment: usize) -> usize {
-    let first = datagrams.chunks(segment).next().unwrap_or_default();
-    let session = |datagram: &[u8]| {
-        let data = MessageType::of(datagram).is_ok_and(|message| message == MessageType::Data);
-        if data { message::receiver(datagram) } else { None }
-    };
-    let Some(index) = session(first) else { return first.len() };
-    let same = datagrams.chunks(segment).take_while(|datagram| session(datagram) == Some(index));
-    same.map(<[u8]>::len).sum()
-}
-
-/// Appends packets for a tunnel, and says how many bytes they have. Padding goes up to the MTU of the interface, and connections are told what
-/// fits into the path.
-fn append(
-    outbox: &mut Outbox,
-    tunnel: &Tunnel,
-    mut segments: Segments<'_>,
-    [mtu, fits]: [usize; 2],
-    now: Instant,
-) -> u64 {
-    let Some(to) = tunnel.endpoint else { return 0 };
-    let by = Unsealed { slot: tunnel.slot, at: now };
-    // Nothing that is cut up is a SYN.
-    let is_whole = segments.is_whole();
-    let mut bytes = 0;
-    while let Some(length) = segments.next_length() {
-        let sealed = padded(length, mtu) + OVERHEAD;
-        if sealed > MAX_DATAGRAM {
-            break;
-        }
-        outbox.append(to, by, sealed, |payload| {
-            let from = payload.len();
-            segments.append_next(payload);
-            if let Some(packet) = payload.get_mut(from..).filter(|_| is_whole) {
-                mss::clamp(packet, fits);
-            }
-        });
-        bytes += length as u64;
-    }
-    bytes
 }
 
 /// Sends what a tunnel has to say beside packets. A handshake initiation goes wherever the peer may be, anything else where it was last
@@ -692,11 +609,13 @@ fn append(
 fn flush(
     outbox: &mut Outbox,
     candidates: &[SocketAddr],
+    transfer: &Transfer,
     tunnel: &mut Tunnel,
     surroundings: &mut Surroundings,
     now: Instant,
 ) {
     while let Some(transmit) = tunnel.poll_transmit(surroundings, now) {
+        count(transfer, tunnel, &transmit);
         let candidates = match transmit.message_type() {
             MessageType::Initiation => candidates,
             MessageType::Response | MessageType::CookieReply | MessageType::Data => &[],
@@ -706,11 +625,25 @@ fn flush(
 }
 
 /// The same for a tunnel under a key that one side has no longer: no handshake is begun there.
-fn flush_former(outbox: &mut Outbox, tunnel: &mut Tunnel, surroundings: &mut Surroundings, now: Instant) {
+fn flush_former(
+    outbox: &mut Outbox,
+    transfer: &Transfer,
+    tunnel: &mut Tunnel,
+    surroundings: &mut Surroundings,
+    now: Instant,
+) {
     while let Some(transmit) = tunnel.poll_transmit(surroundings, now) {
         if transmit.message_type() != MessageType::Initiation {
+            count(transfer, tunnel, &transmit);
             send(outbox, &[], tunnel.endpoint, transmit.datagram());
         }
+    }
+}
+
+/// Counts what goes to where the peer was last heard of. What goes to where it may be is not counted.
+fn count(transfer: &Transfer, tunnel: &Tunnel, transmit: &carrick_wireguard::Transmit) {
+    if tunnel.endpoint.is_some() {
+        transfer.messages.send(transmit.datagram().len() as u64);
     }
 }
 

@@ -10,13 +10,14 @@ pub enum Direction {
 }
 
 /// Looks at each packet that would pass otherwise. A super-packet is looked at once: its packets differ in nothing that a filter of headers asks.
-pub trait Filter: Send {
+/// All who move packets share it.
+pub trait Filter: Send + Sync {
     /// Whether a packet passes. It has its IP header, and its padding no more; its checksums may be unfinished.
-    fn passes(&mut self, direction: Direction, packet: &[u8]) -> bool;
+    fn passes(&self, direction: Direction, packet: &[u8]) -> bool;
 }
 
-impl<F: FnMut(Direction, &[u8]) -> bool + Send> Filter for F {
-    fn passes(&mut self, direction: Direction, packet: &[u8]) -> bool {
+impl<F: Fn(Direction, &[u8]) -> bool + Send + Sync> Filter for F {
+    fn passes(&self, direction: Direction, packet: &[u8]) -> bool {
         self(direction, packet)
     }
 }

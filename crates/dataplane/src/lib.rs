@@ -6,8 +6,11 @@
 //! The protocol is `carrick_wireguard`'s; what it takes from outside comes in by [`Outside`].
 
 mod allowed_ips;
+mod counters;
 mod device;
 mod filter;
+mod forwarder;
+mod link;
 mod mss;
 pub mod offload;
 mod outbox;
@@ -22,9 +25,12 @@ mod waiting;
 
 pub use allowed_ips::AllowedIps;
 pub use carrick_wireguard::{OVERHEAD, PresharedKey};
-pub use device::{Counters, Device, LinkState, MAX_DATAGRAM, PeerState, Timer};
+pub use counters::Counters;
+pub use device::{Device, LinkState, PeerState, Timer};
 pub use filter::{Direction, Filter};
-pub use outbox::{MAX_SEGMENTS, Transmit};
+pub use forwarder::{Forwarder, Own, Report, Update};
+pub use link::Link;
+pub use outbox::{MAX_DATAGRAM, MAX_SEGMENTS, Transmit};
 pub use outside::Outside;
 pub use packet::{Addresses, addresses, flow_hash};
 pub use peer::PeerConfig;

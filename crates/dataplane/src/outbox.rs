@@ -3,9 +3,11 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
+use carrick_types::WireGuardKey;
 use carrick_wireguard::HEADER;
 
-use crate::device::MAX_DATAGRAM;
+/// The longest datagram that UDP carries, in bytes.
+pub const MAX_DATAGRAM: usize = 65_507;
 
 /// The most datagrams that the kernel takes in one call (`UDP_MAX_SEGMENTS` of its earlier versions).
 pub const MAX_SEGMENTS: usize = 64;
@@ -29,8 +31,8 @@ pub struct Transmit {
 /// What seals datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unsealed {
-    /// The slot of the tunnel.
-    pub(crate) slot: u32,
+    /// The keys of the link to this peer.
+    pub(crate) peer: WireGuardKey,
     /// When the last of them was appended.
     pub(crate) at: Instant,
 }
@@ -56,7 +58,7 @@ impl Outbox {
     ) {
         let fits = self.transmits.back().is_some_and(|last| {
             last.to == to
-                && last.unsealed.is_some_and(|last| last.slot == by.slot)
+                && last.unsealed.is_some_and(|last| last.peer == by.peer)
                 && sealed <= last.segment
                 && last.payload.len().is_multiple_of(last.segment)
                 && last.payload.len() / last.segment < MAX_SEGMENTS
@@ -110,6 +112,8 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use carrick_types::WireGuardSecret;
+
     use super::*;
 
     fn place(n: u8) -> SocketAddr {
@@ -122,8 +126,8 @@ mod tests {
     }
 
     #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
-    fn by(slot: u32) -> Unsealed {
-        Unsealed { slot, at: Instant::now() }
+    fn by(peer: u8) -> Unsealed {
+        Unsealed { peer: WireGuardSecret::from_bytes([peer; 32]).public(), at: Instant::now() }
     }
 
     fn filled(lengths: &[(u8, usize)]) -> Outbox {
@@ -152,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_and_datagrams_that_need_none_go_by_themselves() {
+    fn peers_and_datagrams_that_need_no_sealing_go_by_themselves() {
         let mut outbox = filled(&[(1, 100)]);
         outbox.append(place(1), by(2), 100, |_| {});
         outbox.push(place(1), &[1; 100]);
         outbox.append(place(1), by(2), 100, |_| {});
-        let slots: Vec<_> =
-            std::iter::from_fn(|| outbox.pop()).map(|sent| sent.unsealed.map(|by| by.slot)).collect();
-        assert_eq!(slots, [Some(1), Some(2), None, Some(2)]);
+        let peers: Vec<_> =
+            std::iter::from_fn(|| outbox.pop()).map(|sent| sent.unsealed.map(|by| by.peer)).collect();
+        assert_eq!(peers, [Some(by(1).peer), Some(by(2).peer), None, Some(by(2).peer)]);
     }
 
     #[test]

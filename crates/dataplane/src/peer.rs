@@ -5,13 +5,19 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use carrick_types::{Cidr, WireGuardKey};
 use carrick_wireguard::Tai64N;
 
-use crate::{device::Settings, slots::Slots, tunnel::Tunnel};
+use crate::{
+    device::Settings,
+    link::{Link, Sending, Transfer},
+    slots::Slots,
+    tunnel::Tunnel,
+};
 
 /// For so long packets of a key are taken, and sent where there is no newer session, after another key has replaced it.
 pub(crate) const REPLACED_KEY_LIFE: Duration = Duration::from_secs(60);
@@ -48,11 +54,8 @@ pub(crate) struct Peer {
     /// When the last initiation that was taken was made, and for which key of this node: a tunnel takes none that is older, though
     /// another one took it.
     pub(crate) heard: Option<(WireGuardKey, Tai64N)>,
-    pub(crate) rx_bytes: u64,
-    pub(crate) tx_bytes: u64,
-    /// What tunnels that are over have received and sent, as [`Tunnel::rx_wire`] and [`Tunnel::tx_wire`] count.
-    pub(crate) rx_wire: u64,
-    pub(crate) tx_wire: u64,
+    /// What went to and fro, under whichever key.
+    pub(crate) transfer: Arc<Transfer>,
     /// How long a packet to it may be, where the interface takes longer ones.
     pub(crate) path_mtu: Option<u16>,
     /// What an administrator says of it; none of a peer that [`crate::Device::set_peer`] tells of.
@@ -61,25 +64,33 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// A peer of which nothing is known.
-    pub(crate) const fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         let config = PeerConfig { allowed_ips: Vec::new(), endpoints: Vec::new(), admits_new: false };
         Self {
             config,
             current: None,
             former: Vec::new(),
             heard: None,
-            rx_bytes: 0,
-            tx_bytes: 0,
-            rx_wire: 0,
-            tx_wire: 0,
+            transfer: Arc::default(),
             path_mtu: None,
             settings: None,
         }
     }
 
-    /// How long a packet may be, either way.
-    pub(crate) fn mtu(&self, interface: usize) -> usize {
-        self.path_mtu.map_or(interface, |path| interface.min(path.into()))
+    /// What it takes to exchange packets with it, by the newest tunnel that has keys; `None` where nothing can be exchanged.
+    pub(crate) fn link(&self) -> Option<Link> {
+        let sending = self.tunnels().find_map(|tunnel| {
+            let key = tunnel.sending.clone()?;
+            Some(Sending { tunnel: tunnel.slot, key, to: tunnel.endpoint? })
+        });
+        let receiving: Vec<_> = self.tunnels().flat_map(Tunnel::receiving).cloned().collect();
+        let is_something = sending.is_some() || !receiving.is_empty() || self.path_mtu.is_some();
+        is_something.then(|| Link {
+            sending,
+            receiving,
+            path_mtu: self.path_mtu,
+            transfer: self.transfer.clone(),
+        })
     }
 
     /// Every tunnel, in the order in which they are preferred.
@@ -107,12 +118,9 @@ impl Peer {
         self.config.admits_new || self.has_keys()
     }
 
-    /// The tunnel to send through.
-    pub(crate) fn sending(&mut self, now: Instant) -> Option<&mut Tunnel> {
-        self.tunnels_mut().find_map(|tunnel| {
-            tunnel.refresh(now);
-            tunnel.has_keys().then_some(tunnel)
-        })
+    /// Whether keys or endpoints have changed since the last call.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        self.tunnels_mut().fold(false, |changed, tunnel| changed | tunnel.take_changed())
     }
 
     /// Where the peer was last heard of.
@@ -133,10 +141,7 @@ impl Peer {
     /// Takes over the former tunnels of the peer that this one was.
     pub(crate) fn succeed(&mut self, predecessor: Self) {
         self.former.extend(predecessor.former);
-        self.rx_bytes += predecessor.rx_bytes;
-        self.tx_bytes += predecessor.tx_bytes;
-        self.rx_wire += predecessor.rx_wire;
-        self.tx_wire += predecessor.tx_wire;
+        self.transfer.add(&predecessor.transfer);
     }
 
     /// Ends the former tunnels that are too many.
@@ -160,8 +165,6 @@ impl Peer {
 
     /// Keeps what is to be known of a tunnel that is over.
     pub(crate) fn remember(&mut self, tunnel: &Tunnel) {
-        self.rx_wire += tunnel.rx_wire;
-        self.tx_wire += tunnel.tx_wire;
         if let Some(settings) = &mut self.settings {
             settings.endpoint = tunnel.endpoint.or(settings.endpoint);
             settings.last_handshake = tunnel.last_handshake.max(settings.last_handshake);

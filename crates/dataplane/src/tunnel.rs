@@ -2,13 +2,15 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use carrick_types::WireGuardKey;
 use carrick_wireguard::{
-    Config, Event, Identified, Message, OVERHEAD, PresharedKey, REKEY_TIMEOUT, Refused, Tai64N, Transmit,
-    message::{self, CookieReply, INITIATION, MessageType, Response},
+    Config, Event, Identified, PresharedKey, REKEY_TIMEOUT, ReceiveKey, Refused, SendKey, Tai64N, Traffic,
+    Transmit,
+    message::{CookieReply, INITIATION, MessageType, Response},
 };
 
 use crate::{outside::Surroundings, own_keys::OwnKey};
@@ -46,12 +48,10 @@ pub(crate) struct Tunnel {
     pub(crate) last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
     pub(crate) rtt: Option<Duration>,
-    /// Bytes of authentic messages received, of whatever kind, without the headers of UDP and IP.
-    pub(crate) rx_wire: u64,
-    /// Bytes of messages sent, likewise.
-    pub(crate) tx_wire: u64,
-    /// Whether there were keys to send with when the tunnel was last touched.
-    has_keys: bool,
+    /// The key to send with, as of when the tunnel was last touched.
+    pub(crate) sending: Option<Arc<SendKey>>,
+    /// Whether keys or endpoint are others than when the flag was last taken.
+    changed: bool,
     /// Whether the next tick begins a handshake, unless the peer is heard of before.
     looking: bool,
     /// When the first initiation to a peer that was never heard of is repeated, and how long was waited for that. The peer may have been
@@ -81,9 +81,8 @@ impl Tunnel {
             endpoint,
             last_handshake: None,
             rtt: None,
-            rx_wire: 0,
-            tx_wire: 0,
-            has_keys: false,
+            sending: None,
+            changed: false,
             looking: false,
             first_contact: None,
             contacted: false,
@@ -93,12 +92,28 @@ impl Tunnel {
 
     /// Whether packets can be sealed.
     pub(crate) const fn has_keys(&self) -> bool {
-        self.has_keys
+        self.sending.is_some()
+    }
+
+    /// The keys that messages are opened with.
+    pub(crate) fn receiving(&self) -> impl Iterator<Item = &Arc<ReceiveKey>> {
+        self.engine.receiving()
+    }
+
+    /// Whether keys or endpoint have changed since the last call.
+    pub(crate) const fn take_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.changed, false)
+    }
+
+    /// Says where the peer is.
+    pub(crate) fn set_endpoint(&mut self, endpoint: SocketAddr) -> Option<SocketAddr> {
+        self.changed |= self.endpoint != Some(endpoint);
+        self.endpoint.replace(endpoint)
     }
 
     /// Whether the peer may be sending packets through this tunnel, or about to.
     pub(crate) fn has_session(&self) -> bool {
-        self.engine.receiving().next().is_some()
+        self.receiving().next().is_some()
     }
 
     /// When the last initiation that was taken was made.
@@ -110,23 +125,6 @@ impl Tunnel {
     /// would tell. Data goes where the peer was last heard of until it answers.
     pub(crate) const fn look_for_peer(&mut self) {
         self.looking = true;
-    }
-
-    /// Seals datagrams in place, one behind the other, each `segment` bytes long but for the last, which may be shorter: header, packet
-    /// with its padding, and room for the tag. Whether it could; where not, none of them may be sent.
-    pub(crate) fn seal(&mut self, datagrams: &mut [u8], segment: usize, mtu: usize, now: Instant) -> bool {
-        let batch: Option<Vec<_>> = datagrams
-            .chunks_mut(segment)
-            .map(|datagram| {
-                let packet = datagram.len().checked_sub(OVERHEAD)?;
-                Message::outgoing(datagram, packet, mtu)
-            })
-            .collect();
-        self.has_keys = batch.is_some_and(|mut batch| self.engine.seal(&mut batch, now).is_ok());
-        if self.has_keys {
-            self.tx_wire += datagrams.len() as u64;
-        }
-        self.has_keys
     }
 
     /// Asks for a handshake, unless one of either side is under way.
@@ -146,14 +144,14 @@ impl Tunnel {
         true
     }
 
-    /// Takes a handshake message.
+    /// Takes a handshake message, and says how many of its bytes were the peer's beyond doubt.
     pub(crate) fn shake_hands(
         &mut self,
         from: SocketAddr,
         handshake: Handshake<'_>,
         surroundings: &mut Surroundings,
         now: Instant,
-    ) -> Result<(), Refused> {
+    ) -> Result<usize, Refused> {
         let length = match handshake {
             Handshake::Initiation(identified) => {
                 let (slot, next_index) = (self.slot, &mut self.next_index);
@@ -170,37 +168,36 @@ impl Tunnel {
                 }
                 // It says nothing about where the peer is.
                 MessageType::CookieReply => {
-                    return self.engine.handle_cookie_reply(&CookieReply::parse(datagram)?, now);
+                    self.engine.handle_cookie_reply(&CookieReply::parse(datagram)?, now)?;
+                    return Ok(0);
                 }
             },
         };
-        self.rx_wire += length as u64;
         self.heard_from(from, now);
-        Ok(())
+        Ok(length)
     }
 
-    /// Opens data messages in place, which all name one session of this tunnel, and notes for each how long its text is, padding
-    /// included, or `None` where it is refused. The text lies behind the header.
-    pub(crate) fn open(
+    /// Packets were sealed with the key to send with.
+    pub(crate) fn handle_sent(&mut self, now: Instant) {
+        self.engine.handle_sent(Traffic::Packet, now);
+        self.refresh(now);
+    }
+
+    /// Authentic messages came that named an index of this tunnel: some with packets, or some without, or both.
+    pub(crate) fn handle_received(
         &mut self,
         from: SocketAddr,
-        datagrams: &mut [u8],
-        segment: usize,
-        texts: &mut Vec<Option<usize>>,
+        index: u32,
+        [packets, keepalives]: [bool; 2],
         now: Instant,
-    ) -> Result<(), Refused> {
-        let index = message::receiver(datagrams).ok_or(Refused::Malformed)?;
-        let mut batch =
-            datagrams.chunks_mut(segment).map(Message::incoming).collect::<Result<Vec<_>, _>>()?;
-        let opened = self.engine.open(index, &mut batch, now)?;
-        let opened_texts = batch.iter().map(|message| message.packet().map(<[u8]>::len));
-        let (rx_wire, count) =
-            (&mut self.rx_wire, |text: &Option<usize>| text.map_or(0, |text| text + OVERHEAD));
-        texts.extend(opened_texts.inspect(|text| *rx_wire += count(text) as u64));
-        if opened.packets + opened.keepalives > 0 {
-            self.heard_from(from, now);
+    ) {
+        if keepalives {
+            self.engine.handle_received(index, Traffic::Keepalive, now);
         }
-        Ok(())
+        if packets {
+            self.engine.handle_received(index, Traffic::Packet, now);
+        }
+        self.heard_from(from, now);
     }
 
     /// The next datagram that is not a packet.
@@ -211,12 +208,7 @@ impl Tunnel {
     ) -> Option<Transmit> {
         let (slot, next_index) = (self.slot, &mut self.next_index);
         let engine = &mut self.engine;
-        let transmit = surroundings
-            .with(now, &mut || index(slot, next_index), |context| engine.poll_transmit(context))?;
-        if self.endpoint.is_some() {
-            self.tx_wire += transmit.datagram().len() as u64;
-        }
-        Some(transmit)
+        surroundings.with(now, &mut || index(slot, next_index), |context| engine.poll_transmit(context))
     }
 
     /// Shares a secret with the peer from the next handshake on.
@@ -243,14 +235,23 @@ impl Tunnel {
         if self.expired { Err(Expired) } else { Ok(()) }
     }
 
-    /// Whether there are still keys to send with.
+    /// Looks whether there are still keys to send with.
     pub(crate) fn refresh(&mut self, now: Instant) {
-        self.has_keys = self.engine.sending(now).is_some();
+        let sending = self.engine.sending(now);
+        let same = match (&self.sending, sending) {
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !same {
+            self.sending = sending.cloned();
+            self.changed = true;
+        }
     }
 
     /// Something authentic came.
     fn heard_from(&mut self, from: SocketAddr, now: Instant) {
-        self.endpoint = Some(from);
+        self.set_endpoint(from);
         self.looking = false;
         self.first_contact = None;
         self.take_events(now);
@@ -266,8 +267,7 @@ impl Tunnel {
                 }
                 Event::GaveUp => self.expired |= !self.has_session(),
                 Event::Expired => self.expired = true,
-                // The engine has the keys, and knows its indices.
-                Event::Opening(_) | Event::Sending(_) | Event::Released(_) => {}
+                Event::Opening(_) | Event::Sending(_) | Event::Released(_) => self.changed = true,
             }
         }
     }

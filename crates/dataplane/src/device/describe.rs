@@ -53,8 +53,8 @@ impl Device {
                 persistent_keepalive: settings.and_then(|settings| settings.persistent_keepalive),
                 allowed_ips: peer.config.allowed_ips.iter().chain(prefixes).copied().collect(),
                 last_handshake: live.max(remembered),
-                rx_bytes: peer.rx_wire + peer.tunnels().map(|tunnel| tunnel.rx_wire).sum::<u64>(),
-                tx_bytes: peer.tx_wire + peer.tunnels().map(|tunnel| tunnel.tx_wire).sum::<u64>(),
+                rx_bytes: peer.transfer.messages.received(),
+                tx_bytes: peer.transfer.messages.sent(),
             }
         })
     }

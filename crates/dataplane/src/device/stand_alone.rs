@@ -12,6 +12,7 @@ use carrick_wireguard::PresharedKey;
 
 use super::Device;
 use crate::{
+    forwarder::{Own, Update},
     outside::Outside,
     own_keys::OwnKeys,
     peer::{Peer, PeerConfig},
@@ -54,6 +55,7 @@ impl Device {
         let secret = stand_in(&mut |bytes| outside.random(bytes));
         let mut device = Self::new(&secret, outside);
         device.stand_alone = Some(StandAlone::default());
+        device.update(Update::Own(Own::Everything));
         device
     }
 
@@ -77,6 +79,7 @@ impl Device {
                 self.counters.unanswered += self.waiting.clear(key);
             }
         }
+        self.publish_all();
         for key in self.waiting.peers().collect::<Vec<_>>() {
             self.begin(key, now);
         }
@@ -138,10 +141,11 @@ impl Device {
         settings.endpoint = Some(endpoint);
         for tunnel in peer.tunnels_mut() {
             // An initiation that went elsewhere, or nowhere, will hardly be answered.
-            if tunnel.endpoint.replace(endpoint) != Some(endpoint) && !tunnel.has_keys() {
+            if tunnel.set_endpoint(endpoint) != Some(endpoint) && !tunnel.has_keys() {
                 tunnel.look_for_peer();
             }
         }
+        self.publish(*key);
         self.keep_alive_of(*key, now);
     }
 
@@ -149,7 +153,8 @@ impl Device {
     pub fn allow(&mut self, key: &WireGuardKey, prefix: Cidr) {
         let Some(Peer { settings: Some(settings), .. }) = self.peers.get_mut(key) else { return };
         settings.allowed_ips.insert(prefix);
-        let before = self.allowed_ips.insert(prefix, *key).filter(|owner| owner != key);
+        let before = self.forwarder.allow(prefix, *key).filter(|owner| owner != key);
+        self.announce(Update::Allow(prefix, *key));
         let before = before.and_then(|owner| self.peers.get_mut(&owner)?.settings.as_mut());
         if let Some(settings) = before {
             settings.allowed_ips.remove(&prefix);
@@ -160,7 +165,7 @@ impl Device {
     pub fn disallow(&mut self, key: &WireGuardKey, prefix: Cidr) {
         let Some(Peer { settings: Some(settings), .. }) = self.peers.get_mut(key) else { return };
         if settings.allowed_ips.remove(&prefix) {
-            self.allowed_ips.remove(prefix, *key);
+            self.update(Update::Disallow(prefix, *key));
         }
     }
 
@@ -168,7 +173,7 @@ impl Device {
     pub fn disallow_all(&mut self, key: &WireGuardKey) {
         let Some(Peer { settings: Some(settings), .. }) = self.peers.get_mut(key) else { return };
         for prefix in std::mem::take(&mut settings.allowed_ips) {
-            self.allowed_ips.remove(prefix, *key);
+            self.update(Update::Disallow(prefix, *key));
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::{Direction, MAX_DATAGRAM, addresses};
 
 const ONE: &str = "192.0.2.1:51820";
 const TWO: &str = "192.0.2.2:51820";
@@ -391,7 +392,7 @@ fn a_filter_sees_both_ways_and_what_it_refuses_does_not_pass() {
     let (mut one, mut two, now) = connected();
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let notes = seen.clone();
-    one.device.set_filter(Some(Box::new(move |direction, packet: &[u8]| {
+    one.device.set_filter(Some(std::sync::Arc::new(move |direction, packet: &[u8]| {
         notes.lock().unwrap().push((direction, packet.len()));
         packet[19] != 9
     })));

@@ -64,6 +64,11 @@ struct Run {
 }
 
 impl Coalescer {
+    /// Another one that does the same and has nothing.
+    pub(crate) fn fork(&self) -> Self {
+        Self { not_udp: self.not_udp, ..Self::default() }
+    }
+
     /// Whether UDP datagrams are coalesced.
     pub const fn set_udp(&mut self, coalesces: bool) {
         self.not_udp = !coalesces;

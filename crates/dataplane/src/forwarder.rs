@@ -1,0 +1,590 @@
+//! What moves packets: it seals and opens with the keys that the device has handed out, and knows nothing of handshakes.
+//!
+//! The device has one of its own. Where several threads move packets, each of the others has one more ([`Device::fork`](crate::Device::fork)),
+//! which the device tells what changes ([`Update`]), and which tells the device what happened ([`Report`]). None waits for another: what a
+//! forwarder has no keys for goes to the device with its next report.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    ops::Range,
+    sync::Arc,
+    time::Instant,
+};
+
+use carrick_types::{Cidr, WireGuardKey};
+use carrick_wireguard::{
+    HEADER, Message, OVERHEAD, ReceiveKey,
+    message::{self, MessageType},
+    padded,
+};
+
+use crate::{
+    allowed_ips::AllowedIps,
+    counters::Counters,
+    filter::{Direction, Filter},
+    link::{Link, Sending},
+    mss,
+    offload::{Coalesced, Coalescer, Segments, VnetHeader},
+    outbox::{MAX_DATAGRAM, Outbox, Transmit, Unsealed},
+    packet::{addresses, unpadded},
+    too_big::TooBig,
+};
+
+/// The MTU of the interface as long as nothing else is said, in bytes.
+const MTU: usize = 1420;
+
+/// Packets and messages that are passed on to the device at once, at most.
+const MAX_PASSED_ON: usize = 256;
+
+/// What a device says to the forwarders beside its own.
+#[derive(Clone)]
+pub enum Update {
+    /// The MTU of the interface.
+    Mtu(usize),
+    /// What packets are taken for.
+    Own(Own),
+    /// A prefix is a peer's.
+    Allow(Cidr, WireGuardKey),
+    /// A prefix is not that peer's any more.
+    Disallow(Cidr, WireGuardKey),
+    /// What it takes to exchange packets with a peer; `None`: nothing goes there, and nothing is taken from there.
+    Link(WireGuardKey, Option<Link>),
+    /// What looks at every packet.
+    Filter(Option<Arc<dyn Filter>>),
+}
+
+/// What packets from peers are taken for.
+#[derive(Debug, Clone)]
+pub enum Own {
+    /// Whatever this host makes of them.
+    Everything,
+    /// What this node speaks for.
+    Prefixes(AllowedIps<()>),
+}
+
+/// What a forwarder says to the device.
+pub enum Report {
+    /// Packets were sealed in a tunnel with a peer.
+    Sent {
+        /// Whose.
+        peer: WireGuardKey,
+        /// The slot of the tunnel.
+        tunnel: u32,
+        /// When.
+        at: Instant,
+    },
+    /// Packets were to be sealed for a peer, and there was no key left.
+    Unsealed {
+        /// Whose.
+        peer: WireGuardKey,
+        /// When.
+        at: Instant,
+    },
+    /// Authentic messages came.
+    Received {
+        /// Whose.
+        peer: WireGuardKey,
+        /// The index that they named.
+        index: u32,
+        /// Where from.
+        from: SocketAddr,
+        /// Whether one of them had a packet.
+        packets: bool,
+        /// Whether one of them had none.
+        keepalives: bool,
+        /// When.
+        at: Instant,
+    },
+    /// A packet of this host for a peer that there are no keys for.
+    Missed(VnetHeader, Vec<u8>),
+    /// A datagram that is not the forwarder's affair.
+    Message(SocketAddr, Vec<u8>),
+    /// What was dropped since the last report.
+    Dropped(Counters),
+}
+
+/// A receiver index of this host.
+#[derive(Clone)]
+struct Receiver {
+    key: Arc<ReceiveKey>,
+    peer: WireGuardKey,
+    /// Whether something authentic has come for it.
+    heard: bool,
+}
+
+/// What moves packets.
+pub struct Forwarder {
+    mtu: usize,
+    own: Own,
+    allowed_ips: AllowedIps<WireGuardKey>,
+    links: BTreeMap<WireGuardKey, Link>,
+    receivers: BTreeMap<u32, Receiver>,
+    pub(crate) outbox: Outbox,
+    coalescer: Coalescer,
+    /// For each message of a batch, how long its text is; `None` where it is refused. Kept for its memory.
+    opened: Vec<Option<usize>>,
+    pub(crate) counters: Counters,
+    filter: Option<Arc<dyn Filter>>,
+    too_big: TooBig,
+    /// What this host is to hear from the forwarder itself.
+    answers: VecDeque<Vec<u8>>,
+    reports: Vec<Report>,
+    passed_on: usize,
+    urgent: bool,
+}
+
+impl Forwarder {
+    pub(crate) fn new(own: Own) -> Self {
+        Self {
+            mtu: MTU,
+            own,
+            allowed_ips: AllowedIps::default(),
+            links: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+            outbox: Outbox::default(),
+            coalescer: Coalescer::default(),
+            opened: Vec::new(),
+            counters: Counters::default(),
+            filter: None,
+            too_big: TooBig::default(),
+            answers: VecDeque::new(),
+            reports: Vec::new(),
+            passed_on: 0,
+            urgent: false,
+        }
+    }
+
+    /// Another one that knows the same and has done nothing yet.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            mtu: self.mtu,
+            allowed_ips: self.allowed_ips.clone(),
+            links: self.links.clone(),
+            receivers: self.receivers.clone(),
+            coalescer: self.coalescer.fork(),
+            filter: self.filter.clone(),
+            ..Self::new(self.own.clone())
+        }
+    }
+
+    /// Heeds what the device says.
+    pub fn handle_update(&mut self, update: Update) {
+        match update {
+            Update::Mtu(mtu) => self.mtu = mtu,
+            Update::Own(own) => self.own = own,
+            Update::Allow(prefix, peer) => drop(self.allow(prefix, peer)),
+            Update::Disallow(prefix, peer) => drop(self.allowed_ips.remove(prefix, peer)),
+            Update::Link(peer, link) => self.set_link(peer, link),
+            Update::Filter(filter) => self.filter = filter,
+        }
+    }
+
+    /// Takes a packet from this host, or many at once, as the kernel's header says.
+    pub fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
+        let Some((peer, segments)) = self.route(header, packet, now) else { return };
+        if self.send(&peer, segments, now).is_ok() {
+            return;
+        }
+        if self.has_room() {
+            self.reports.push(Report::Missed(*header, packet.to_vec()));
+        } else {
+            self.counters.crowded_out += 1;
+        }
+    }
+
+    /// Takes datagrams of one sender from the network: one behind the other, each `segment` bytes long but for the last, which may be
+    /// shorter. They are opened where they are, and the packets in them are delivered in as few parts as the kernel takes.
+    pub fn handle_datagrams(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        segment: usize,
+        now: Instant,
+        deliver: impl FnMut(Coalesced<'_>),
+    ) {
+        let refused = for_each_batch(datagrams, segment, |datagrams, range, message| match message {
+            MessageType::Data => self.open(from, datagrams, range, segment, now),
+            MessageType::Initiation | MessageType::Response | MessageType::CookieReply => {
+                self.report_message(from, datagrams.get(range).unwrap_or_default());
+            }
+        });
+        self.counters.refused += refused;
+        self.flush(datagrams, deliver);
+    }
+
+    /// The next datagrams to send. [`Forwarder::recycle`] takes the buffer back.
+    ///
+    /// Packets are sealed here: the more there are for one peer by now, the less each costs.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        loop {
+            let mut transmit = self.outbox.pop()?;
+            let sealed = match transmit.unsealed.take() {
+                Some(by) => self.seal(&mut transmit, by),
+                None => true,
+            };
+            if sealed {
+                return Some(transmit);
+            }
+            self.outbox.recycle(transmit);
+        }
+    }
+
+    /// Takes the buffer of what was sent.
+    pub fn recycle(&mut self, transmit: Transmit) {
+        self.outbox.recycle(transmit);
+    }
+
+    /// How many bytes [`Forwarder::poll_transmit`] has to give.
+    pub const fn transmit_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// The next packet that this host is to hear from the forwarder itself.
+    pub fn poll_answer(&mut self) -> Option<Vec<u8>> {
+        self.answers.pop_front()
+    }
+
+    /// Whether the device should hear of something at once. Anything else may wait for a moment that is short beside WireGuard's timers.
+    pub const fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// What the device is to be told: nothing, where nothing has happened.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        (self.passed_on, self.urgent) = (0, false);
+        let dropped = std::mem::take(&mut self.counters);
+        if dropped != Counters::default() {
+            self.reports.push(Report::Dropped(dropped));
+        }
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Exchanges an empty list for what the device, whose own this forwarder is, has yet to hear.
+    pub(crate) fn swap_reports(&mut self, reports: &mut Vec<Report>) {
+        (self.passed_on, self.urgent) = (0, false);
+        std::mem::swap(&mut self.reports, reports);
+    }
+
+    pub(crate) const fn set_udp_segments(&mut self, takes: bool) {
+        self.coalescer.set_udp(takes);
+    }
+
+    /// Gives a prefix to a peer, and says whose it was.
+    pub(crate) fn allow(&mut self, prefix: Cidr, peer: WireGuardKey) -> Option<WireGuardKey> {
+        self.allowed_ips.insert(prefix, peer)
+    }
+
+    pub(crate) fn link(&self, peer: &WireGuardKey) -> Option<&Link> {
+        self.links.get(peer)
+    }
+
+    pub(crate) fn set_link(&mut self, peer: WireGuardKey, link: Option<Link>) {
+        let index = |key: &Arc<ReceiveKey>| key.index();
+        let kept: Vec<u32> = link.iter().flat_map(|link| &link.receiving).map(index).collect();
+        for former in self.links.get(&peer).iter().flat_map(|link| &link.receiving).map(index) {
+            if !kept.contains(&former)
+                && self.receivers.get(&former).is_some_and(|receiver| receiver.peer == peer)
+            {
+                self.receivers.remove(&former);
+            }
+        }
+        for key in link.iter().flat_map(|link| &link.receiving) {
+            let receiver = self.receivers.entry(key.index());
+            let new = || Receiver { key: key.clone(), peer, heard: false };
+            let receiver = receiver.or_insert_with(new);
+            if receiver.peer != peer || !Arc::ptr_eq(&receiver.key, key) {
+                *receiver = new();
+            }
+        }
+        match link {
+            Some(link) => drop(self.links.insert(peer, link)),
+            None => drop(self.links.remove(&peer)),
+        }
+    }
+
+    /// Which peer a packet of this host goes to, if it may go at all.
+    pub(crate) fn route<'a>(
+        &mut self,
+        header: &VnetHeader,
+        packet: &'a [u8],
+        now: Instant,
+    ) -> Option<(WireGuardKey, Segments<'a>)> {
+        let destination = addresses(packet).map(|found| found.destination);
+        let Some(peer) = destination.and_then(|address| self.allowed_ips.lookup(address)) else {
+            self.counters.no_peer += 1;
+            return None;
+        };
+        let Ok(segments) = Segments::of(header, packet) else {
+            self.counters.malformed += 1;
+            return None;
+        };
+        if self.filter.as_ref().is_some_and(|filter| !filter.passes(Direction::Out, packet)) {
+            self.counters.filtered += 1;
+            return None;
+        }
+        if let Some(mtu) = self.links.get(&peer).and_then(|link| link.path_mtu)
+            && segments.next_length().is_some_and(|length| length > mtu.into())
+        {
+            self.counters.too_big += 1;
+            self.answers.extend(self.too_big.answer(packet, mtu, now));
+            return None;
+        }
+        Some((peer, segments))
+    }
+
+    /// Whether there are keys for packets to a peer.
+    pub(crate) fn may_send(&self, peer: &WireGuardKey, now: Instant) -> bool {
+        self.links
+            .get(peer)
+            .and_then(|link| link.sending.as_ref())
+            .is_some_and(|sending| sending.key.check(now).is_ok())
+    }
+
+    /// Puts packets into the outbox. Padding goes up to the MTU of the interface, and connections are told what fits into the path.
+    ///
+    /// # Errors
+    /// The packets, where there are no keys for them.
+    pub(crate) fn send<'a>(
+        &mut self,
+        peer: &WireGuardKey,
+        mut segments: Segments<'a>,
+        now: Instant,
+    ) -> Result<(), Segments<'a>> {
+        let link = self.links.get(peer);
+        let Some((link, sending)) = link
+            .and_then(|link| Some((link, link.sending.as_ref()?)))
+            .filter(|(_, sending)| sending.key.check(now).is_ok())
+        else {
+            return Err(segments);
+        };
+        let by = Unsealed { peer: *peer, at: now };
+        let fits = link.mtu(self.mtu);
+        // Nothing that is cut up is a SYN.
+        let is_whole = segments.is_whole();
+        let mut bytes = 0;
+        while let Some(length) = segments.next_length() {
+            let sealed = padded(length, self.mtu) + OVERHEAD;
+            if sealed > MAX_DATAGRAM {
+                break;
+            }
+            self.outbox.append(sending.to, by, sealed, |payload| {
+                let from = payload.len();
+                segments.append_next(payload);
+                if let Some(packet) = payload.get_mut(from..).filter(|_| is_whole) {
+                    mss::clamp(packet, fits);
+                }
+            });
+            bytes += length as u64;
+        }
+        link.transfer.packets.send(bytes);
+        Ok(())
+    }
+
+    /// Opens data messages that all name one session, in `range` of the datagrams. What is in them is delivered by [`Forwarder::flush`].
+    pub(crate) fn open(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        range: Range<usize>,
+        segment: usize,
+        now: Instant,
+    ) {
+        let count = range.len().div_ceil(segment.max(1));
+        if self.try_open(from, datagrams, range, segment.max(1), now).is_none() {
+            self.counters.refused += count as u64;
+        }
+    }
+
+    /// Delivers what was opened in these datagrams.
+    pub(crate) fn flush(&mut self, datagrams: &mut [u8], deliver: impl FnMut(Coalesced<'_>)) {
+        self.coalescer.flush(datagrams, deliver);
+    }
+
+    fn report_message(&mut self, from: SocketAddr, message: &[u8]) {
+        if self.has_room() {
+            self.reports.push(Report::Message(from, message.to_vec()));
+        } else {
+            self.counters.refused += 1;
+        }
+    }
+
+    /// Whether another packet, or message, may wait for the next report.
+    const fn has_room(&mut self) -> bool {
+        let has_room = self.passed_on < MAX_PASSED_ON;
+        self.passed_on += has_room as usize;
+        self.urgent |= has_room;
+        has_room
+    }
+
+    /// `None` where all are refused.
+    fn try_open(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        range: Range<usize>,
+        segment: usize,
+        now: Instant,
+    ) -> Option<()> {
+        let messages = datagrams.get_mut(range.clone())?;
+        let index = message::receiver(messages)?;
+        let receiver = self.receivers.get_mut(&index)?;
+        let peer = receiver.peer;
+        let link = self.links.get(&peer)?;
+        let mut batch =
+            messages.chunks_mut(segment).map(Message::incoming).collect::<Result<Vec<_>, _>>().ok()?;
+        let opened = receiver.key.open(&mut batch, now);
+        self.opened.clear();
+        self.opened.extend(batch.iter().map(|message| message.packet().map(<[u8]>::len)));
+        let heard = opened.packets + opened.keepalives > 0;
+        if heard {
+            let bytes: usize = self.opened.iter().flatten().map(|text| text + OVERHEAD).sum();
+            link.transfer.messages.receive(bytes as u64);
+            // The device may wait for it, or has to know where the peer is now.
+            let elsewhere = link.sending.as_ref().is_none_or(|sending| sending.to != from);
+            self.urgent |= elsewhere || !std::mem::replace(&mut receiver.heard, true);
+            let (packets, keepalives) = (opened.packets > 0, opened.keepalives > 0);
+            push(&mut self.reports, Report::Received { peer, index, from, packets, keepalives, at: now });
+        }
+        let fits = link.mtu(self.mtu);
+        // Packets of a batch are mostly of one flow: the addresses that were looked up last, and passed.
+        let mut admitted = None;
+        for (number, text) in self.opened.iter().enumerate() {
+            let Some(text) = *text else {
+                self.counters.refused += 1;
+                continue;
+            };
+            // Nothing at all is a keepalive.
+            if text == 0 {
+                continue;
+            }
+            let start = range.start + number * segment + HEADER;
+            let found = datagrams
+                .get(start..start + text)
+                .and_then(|text| Some((unpadded(text)?.len(), addresses(text)?)));
+            let Some((length, found)) = found else {
+                self.counters.malformed += 1;
+                continue;
+            };
+            let known = admitted == Some(found);
+            if !known && self.allowed_ips.lookup(found.source) != Some(peer) {
+                self.counters.spoofed += 1;
+                continue;
+            }
+            if !known && !self.own.contains(found.destination) {
+                self.counters.not_for_us += 1;
+                continue;
+            }
+            admitted = Some(found);
+            if let Some(filter) = &self.filter
+                && let Some(packet) = datagrams.get(start..start + length)
+                && !filter.passes(Direction::In, packet)
+            {
+                self.counters.filtered += 1;
+            } else {
+                link.transfer.packets.receive(length as u64);
+                if let Some(packet) = datagrams.get_mut(start..start + length) {
+                    mss::clamp(packet, fits);
+                }
+                self.coalescer.push(datagrams, start..start + length);
+            }
+        }
+        Some(())
+    }
+
+    /// Seals what is about to be sent. Whether it could.
+    fn seal(&mut self, transmit: &mut Transmit, Unsealed { peer, at }: Unsealed) -> bool {
+        let sealed = self.links.get(&peer).and_then(|link| {
+            let Sending { tunnel, key, .. } = link.sending.as_ref()?;
+            let mut batch = transmit
+                .payload
+                .chunks_mut(transmit.segment)
+                .map(|datagram| {
+                    let packet = datagram.len().checked_sub(OVERHEAD)?;
+                    Message::outgoing(datagram, packet, self.mtu)
+                })
+                .collect::<Option<Vec<_>>>()?;
+            key.reserve(batch.len() as u64, at).ok()?.seal(&mut batch);
+            link.transfer.messages.send(transmit.payload.len() as u64);
+            Some(*tunnel)
+        });
+        match sealed {
+            Some(tunnel) => push(&mut self.reports, Report::Sent { peer, tunnel, at }),
+            None => {
+                self.urgent = true;
+                push(&mut self.reports, Report::Unsealed { peer, at });
+            }
+        }
+        sealed.is_some()
+    }
+}
+
+impl Own {
+    /// Whether packets for an address are taken.
+    fn contains(&self, address: std::net::IpAddr) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Prefixes(prefixes) => prefixes.lookup(address).is_some(),
+        }
+    }
+}
+
+/// One more thing to tell; with what was last to be told, where that says it too.
+fn push(reports: &mut Vec<Report>, report: Report) {
+    match (reports.last_mut(), &report) {
+        (Some(Report::Sent { peer, tunnel, at }), Report::Sent { peer: of, tunnel: through, at: now })
+            if peer == of && tunnel == through =>
+        {
+            *at = *now;
+        }
+        (
+            Some(Report::Received { peer, index, from, packets, keepalives, at }),
+            Report::Received {
+                peer: of,
+                index: named,
+                from: place,
+                packets: some,
+                keepalives: none,
+                at: now,
+            },
+        ) if peer == of && index == named && from == place => {
+            *packets |= some;
+            *keepalives |= none;
+            *at = *now;
+        }
+        (Some(Report::Unsealed { peer, at }), Report::Unsealed { peer: of, at: now }) if peer == of => {
+            *at = *now
+        }
+        _ => reports.push(report),
+    }
+}
+
+/// Goes through datagrams by batches: each is one handshake message, or data messages of one session. Says how many were neither.
+pub(crate) fn for_each_batch(
+    datagrams: &mut [u8],
+    segment: usize,
+    mut take: impl FnMut(&mut [u8], Range<usize>, MessageType),
+) -> u64 {
+    let (segment, mut at, mut refused) = (segment.max(1), 0, 0);
+    while let Some(rest) = datagrams.get(at..).filter(|rest| !rest.is_empty()) {
+        let batch = batch(rest, segment);
+        match rest.get(..batch.min(segment)).map(MessageType::of) {
+            Some(Ok(message)) => take(datagrams, at..at + batch, message),
+            Some(Err(_)) | None => refused += batch.div_ceil(segment) as u64,
+        }
+        at += batch.max(1);
+    }
+    refused
+}
+
+/// How many bytes of the datagrams, from the beginning, are one handshake message, or data messages of one session.
+fn batch(datagrams: &[u8], segment: usize) -> usize {
+    let first = datagrams.chunks(segment).next().unwrap_or_default();
+    let session = |datagram: &[u8]| {
+        let data = MessageType::of(datagram).is_ok_and(|message| message == MessageType::Data);
+        if data { message::receiver(datagram) } else { None }
+    };
+    let Some(index) = session(first) else { return first.len() };
+    let same = datagrams.chunks(segment).take_while(|datagram| session(datagram) == Some(index));
+    same.map(<[u8]>::len).sum()
+}
