@@ -29,7 +29,7 @@ use crate::{
     netlink::{Interface, MARK},
     plan::{Plan, Standing, plan},
     session::{Opening, Session, SessionError},
-    shard::{Command, Shard},
+    shard::{Command, Shards},
     tun::Tun,
     uapi,
     udp::UdpSockets,
@@ -91,7 +91,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     let port = sockets.port();
     let interface = Interface::up(tun.index(), config.mtu).await?;
     let secret = identity.keys.wireguard.clone();
-    let (shard, failure) = match Shard::start(&secret, config.mtu, tun, sockets) {
+    let (shard, failure) = match Shards::start(&secret, config.mtu, tun, sockets, config.shards) {
         Ok(started) => started,
         Err(error) => {
             interface.down().await?;
@@ -143,7 +143,7 @@ struct Agent {
     identity: Identity,
     config: Config,
     port: u16,
-    shard: Shard,
+    shard: Shards,
     interface: Interface,
     leases: Leases,
     gossip: Option<Gossip>,

@@ -330,6 +330,7 @@ mod tests {
             listen_port: 0,
             interface: String::new(),
             mtu: 1420,
+            shards: 1,
             version: String::new(),
             trust: Trust::Evidence,
             evidence: EvidenceSources::default(),

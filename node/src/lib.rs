@@ -34,6 +34,7 @@ use carrick_types::{Cidr, ClusterName, JoinToken, MeshId, NodeName};
 use carrick_wire::hello::Trust;
 pub use netlink::NetlinkError;
 pub use session::SessionError;
+pub use shard::MAX_SHARDS;
 pub use state::StateError;
 use tokio_util::sync::CancellationToken;
 pub use tun::TunError;
@@ -56,6 +57,8 @@ pub struct Config {
     pub interface: String,
     /// Its MTU, in bytes.
     pub mtu: u16,
+    /// How many threads move packets.
+    pub shards: usize,
     /// The version of this software, for people.
     pub version: String,
     /// Whether the node checks the evidence of its peers.

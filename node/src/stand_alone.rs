@@ -19,7 +19,7 @@ use tracing::info;
 
 use crate::{
     NetlinkError, TunError, UapiError, netlink,
-    shard::{Command, Commands, Shard},
+    shard::{Command, Commands, Shards},
     tun::Tun,
     uapi::{Access, Server},
     udp::UdpSockets,
@@ -56,13 +56,14 @@ enum End {
     SocketRemoved,
 }
 
-/// Runs a device until `shutdown`, or until its interface or its socket is removed; leaves neither behind. Calls `is_there`
+/// Runs a device, whose packets so many threads move, until `shutdown`, or until its interface or its socket is removed; leaves neither behind. Calls `is_there`
 /// when both are.
 ///
 /// # Errors
 /// [`StandAloneError`].
 pub async fn run(
     interface: &str,
+    shards: usize,
     is_there: impl FnOnce() -> io::Result<()>,
     shutdown: CancellationToken,
 ) -> Result<(), StandAloneError> {
@@ -71,7 +72,7 @@ pub async fn run(
     let sockets = UdpSockets::bind(0, 0).map_err(StandAloneError::Socket)?;
     let mut link = Link::of(tun.index()).await?;
     let (shard, failure) =
-        Shard::start_stand_alone(MTU, tun, sockets).map_err(StandAloneError::PacketPath)?;
+        Shards::start_stand_alone(MTU, tun, sockets, shards).map_err(StandAloneError::PacketPath)?;
     is_there().map_err(StandAloneError::PacketPath)?;
     info!(interface, "device started");
     let commands = shard.commands();

@@ -25,7 +25,7 @@ const DEVICE: &str = "/dev/net/tun";
 const FLAGS: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// So many flows are unlikely to share a queue.
-const QUEUES: usize = 16;
+pub(crate) const QUEUES: usize = 16;
 
 /// Segments of TCP over IPv4 and IPv6, also with ECN, and packets without their checksum.
 const TCP_OFFLOADS: libc::c_uint =
@@ -114,9 +114,14 @@ impl Tun {
         self.index
     }
 
-    /// The queues, to wait for.
-    pub(crate) fn queues(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
-        self.queues.iter().map(File::as_fd)
+    /// How many queues there are.
+    pub(crate) const fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// A queue, to wait for.
+    pub(crate) fn queue(&self, number: usize) -> Option<BorrowedFd<'_>> {
+        self.queues.get(number).map(File::as_fd)
     }
 
     /// The next packet from this host in a queue, or many at once. `Ok(None)` for one that is of no use; `WouldBlock` where there is none.

@@ -4,19 +4,19 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::fd::AsRawFd as _,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use carrick_dataplane::Transmit;
+use carrick_dataplane::{MessageType, Transmit};
 use nix::{
     errno::Errno,
     sys::socket::{
         ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
     },
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// How much each socket may hold, in bytes; the kernel may grant less.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
@@ -65,6 +65,43 @@ impl UdpSockets {
             }
         }
         Err(last)
+    }
+
+    /// Two more on the same port. Which of them a datagram comes to is the kernel's choice, until [`UdpSockets::steer`].
+    ///
+    /// Nobody else can bind that port meanwhile, unless on purpose (`SO_REUSEPORT`) and as the same user.
+    pub(crate) fn join(&self) -> io::Result<Self> {
+        for socket in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
+            SockRef::from(socket).set_reuse_port(true)?;
+        }
+        let mark = SockRef::from(&self.v4).mark()?;
+        let bind = |ip: IpAddr| bind_beside(SocketAddr::new(ip, self.port), mark);
+        let v4 = bind(Ipv4Addr::UNSPECIFIED.into())?;
+        let v6 = self.v6.as_ref().map(|_| bind(Ipv6Addr::UNSPECIFIED.into())).transpose()?;
+        let segments = self.segments.load(Ordering::Relaxed).into();
+        Ok(Self { v4, v6, port: self.port, segments })
+    }
+
+    /// Makes each data message come to one of `count` sockets on this port, counted as they were bound: the one that the second byte of its
+    /// receiver index names, modulo `count`. Anything else comes to the first.
+    pub(crate) fn steer(&self, count: usize) -> io::Result<()> {
+        let count = u32::try_from(count.max(1)).map_err(io::Error::other)?;
+        let step = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+        let data = u32::from(MessageType::Data as u8);
+        // What is read beyond the end of a datagram ends the program with 0.
+        let mut program = [
+            step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0),
+            libc::sock_filter { jf: 3, ..step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, data) },
+            step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 5),
+            step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count),
+            step(libc::BPF_RET | libc::BPF_A, 0),
+            step(libc::BPF_RET | libc::BPF_K, 0),
+        ];
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        for socket in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
+            setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?;
+        }
+        Ok(())
     }
 
     /// The port of both.
@@ -140,10 +177,20 @@ fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
 }
 
 fn bind(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+    bound(address, mark, false)
+}
+
+/// Beside other sockets that allow it.
+fn bind_beside(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+    bound(address, mark, true)
+}
+
+fn bound(address: SocketAddr, mark: u32, beside: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    socket.set_reuse_port(beside)?;
     socket.set_mark(mark)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
@@ -238,6 +285,29 @@ mod tests {
                     seen += 1;
                 }
             }
+        }
+    }
+
+    #[test]
+    fn each_data_message_comes_to_the_socket_that_its_index_names_and_all_else_to_the_first() {
+        for v6 in [false, true] {
+            let (first, at) = sockets(v6);
+            let all = [first.join().unwrap(), first.join().unwrap()];
+            first.steer(3).unwrap();
+            let all = [&first, &all[0], &all[1]]
+                .map(|sockets| if v6 { sockets.v6.as_ref().unwrap() } else { &sockets.v4 });
+            let mut buffer = [0; 4096];
+            let (other, _) = peer(v6);
+            for (kind, slot, expected) in
+                [(4, 3, 0), (4, 4, 1), (4, 5, 2), (1, 4, 0), (2, 5, 0), (3, 5, 0), (0, 5, 0)]
+            {
+                let datagram = [&[kind, 0, 0, 0, 7, slot, 1, 0][..], &[0; 24]].concat();
+                other.send_to(&datagram, at).unwrap();
+                assert_eq!(next(all[expected], &mut buffer).length, 32, "type {kind}, slot {slot}");
+            }
+            other.send_to(&[4], at).unwrap();
+            assert_eq!(next(all[0], &mut buffer).length, 1, "one that is too short for an index");
+            assert!(UdpSockets::bind(first.port(), 0).is_err(), "the port is taken");
         }
     }
 

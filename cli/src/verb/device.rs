@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use carrick_node::stand_alone;
 use clap::Args;
 
-use super::node::parse_interface;
+use super::node::{parse_interface, parse_shards};
 use crate::runtime;
 
 /// The name under which the binary is this verb: `wg-quick` passes nothing but the interface's name.
@@ -42,6 +42,9 @@ pub(crate) struct Device {
     /// Where the log of a device in the background goes [default: nowhere]
     #[arg(long, value_name = "FILE", env = "CARRICK_LOG_FILE")]
     log_file: Option<PathBuf>,
+    /// How many threads move packets, each on a core of its own where there are as many
+    #[arg(long, value_name = "NUMBER", env = "CARRICK_SHARDS", default_value_t = 1, value_parser = parse_shards)]
+    shards: usize,
     /// The name of the interface that it makes
     #[arg(value_name = "IFNAME", value_parser = parse_interface)]
     interface: String,
@@ -56,13 +59,16 @@ impl Device {
             return self.detach();
         }
         let ready = || if detached { leave_parent(self.log_file.as_deref()) } else { Ok(()) };
-        runtime::serve(async |shutdown| Ok(stand_alone::run(&self.interface, ready, shutdown).await?))
+        runtime::serve(async |shutdown| {
+            Ok(stand_alone::run(&self.interface, self.shards, ready, shutdown).await?)
+        })
     }
 
     /// Starts this program again, and returns when the device is there. Why it is not, the other process says.
     fn detach(&self) -> Result<()> {
         let mut command = Command::new("/proc/self/exe");
         command.args(["device", "--foreground"]).env(DETACHED, "1");
+        command.arg("--shards").arg(self.shards.to_string());
         if let Some(log_file) = &self.log_file {
             command.arg("--log-file").arg(log_file);
         }

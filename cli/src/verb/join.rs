@@ -69,6 +69,7 @@ impl Join {
             state_dir: absolute(&config.state_dir).context("the state directory has no absolute path")?,
             interface: config.interface.clone(),
             mtu: config.mtu,
+            shards: config.shards,
             listen_port: config.listen_port,
             tpm: config.evidence.tpm.as_ref().map(|source| source.tcti.clone()),
         };

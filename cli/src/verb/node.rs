@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use carrick_node::{Config, EvidenceSources, Tcti, TeeSources, TpmSource};
+use carrick_node::{Config, EvidenceSources, MAX_SHARDS, Tcti, TeeSources, TpmSource};
 use carrick_types::{Cidr, JoinToken, NodeName, check_prefix_claim};
 use carrick_wire::hello;
 use clap::{Args, ValueEnum};
@@ -58,6 +58,9 @@ pub(crate) struct NodeOptions {
     /// The longest packet in a tunnel, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1420, value_parser = clap::value_parser!(u16).range(1280..=65_455))]
     pub(super) mtu: u16,
+    /// How many threads move packets
+    #[arg(long, value_name = "NUMBER", env = "CARRICK_SHARDS", default_value_t = 1, value_parser = parse_shards)]
+    pub(super) shards: usize,
     /// Whether to check the evidence of its peers itself, or to believe the coordinator's appraisal
     #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
     pub(super) trust: Trust,
@@ -105,6 +108,7 @@ impl NodeOptions {
             prefixes: (!self.prefixes.is_empty()).then_some(self.prefixes),
             listen_port: self.listen_port,
             interface: self.interface,
+            shards: self.shards,
             mtu: self.mtu,
             version: VERSION.to_owned(),
             trust: match self.trust {
@@ -136,6 +140,12 @@ pub(super) fn given<'a>(token: Option<&'a str>, file: Option<&'a Path>) -> Given
     }
 }
 
+/// As many as an interface has queues, at most.
+pub(super) fn parse_shards(text: &str) -> Result<usize, String> {
+    let shards = text.parse().ok().filter(|shards| (1..=MAX_SHARDS).contains(shards));
+    shards.ok_or_else(|| format!("a number from 1 to {MAX_SHARDS}"))
+}
+
 /// What the kernel takes as an interface's name, less what no one would type.
 pub(super) fn parse_interface(text: &str) -> Result<String, String> {
     let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -152,6 +162,10 @@ mod tests {
 
     #[test]
     fn an_interface_has_a_short_plain_name() {
+        assert_eq!((parse_shards("1"), parse_shards("16")), (Ok(1), Ok(16)));
+        for bad in ["", "0", "17", "-1", "1.5", "many"] {
+            parse_shards(bad).expect_err(bad);
+        }
         assert_eq!(parse_interface("carrick0").as_deref(), Ok("carrick0"));
         for bad in ["", ".", "..", "a b", "a/b", "sixteen-letters-", "-a", "é"] {
             parse_interface(bad).expect_err(bad);

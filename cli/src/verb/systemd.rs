@@ -26,6 +26,7 @@ pub(super) struct Service {
     pub(super) interface: String,
     /// The node's MTU.
     pub(super) mtu: u16,
+    pub(super) shards: usize,
     /// The node's UDP port; 0 for any.
     pub(super) listen_port: u16,
     /// The node's TPM.
@@ -64,7 +65,7 @@ impl Service {
     /// The unit file. It leaves the node what it needs: `CAP_NET_ADMIN`, `/dev/net/tun`, `/proc/sys/net`, its state directory.
     fn unit(&self) -> Result<String> {
         let (program, state_dir) = (quoted(&self.program)?, quoted(&self.state_dir)?);
-        let Self { interface, mtu, listen_port, .. } = self;
+        let Self { interface, mtu, listen_port, shards, .. } = self;
         let (tpm, device) = match &self.tpm {
             None => (String::new(), String::new()),
             Some(tcti) => (format!(" --tpm {}", quoted(Path::new(&tcti.to_string()))?), device(tcti)?),
@@ -79,7 +80,7 @@ After=network-online.target
 
 [Service]
 Type=exec
-ExecStart={program} node --state-dir {state_dir} --interface {interface} --mtu {mtu} --listen-port {listen_port}{tpm}
+ExecStart={program} node --state-dir {state_dir} --interface {interface} --mtu {mtu} --listen-port {listen_port} --shards {shards}{tpm}
 Restart=on-failure
 RestartSec=2
 RestartSteps=8
@@ -142,6 +143,7 @@ mod tests {
             state_dir: "/var/lib/carrick/node".into(),
             interface: "carrick0".to_owned(),
             mtu: 1420,
+            shards: 1,
             listen_port: 51820,
             tpm: None,
         }
@@ -159,7 +161,7 @@ mod tests {
             Service { tpm: Some(tpm.parse().unwrap()), ..service("/usr/local/bin/carrick") }.unit().unwrap()
         };
         let device = unit("device:/dev/null");
-        assert!(device.contains("--listen-port 51820 --tpm device:/dev/null\n"), "{device}");
+        assert!(device.contains("--listen-port 51820 --shards 1 --tpm device:/dev/null\n"), "{device}");
         assert!(
             device.contains("DeviceAllow=/dev/null rw\nSupplementaryGroups=0\nProtectSystem"),
             "{device}"

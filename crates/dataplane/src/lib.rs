@@ -24,7 +24,7 @@ mod tunnel;
 mod waiting;
 
 pub use allowed_ips::AllowedIps;
-pub use carrick_wireguard::{OVERHEAD, PresharedKey};
+pub use carrick_wireguard::{OVERHEAD, PresharedKey, message::MessageType};
 pub use counters::Counters;
 pub use device::{Device, LinkState, PeerState, Timer};
 pub use filter::{Direction, Filter};

@@ -8,10 +8,9 @@ use std::{
 use carrick_dataplane::{Device, PeerState};
 use carrick_types::{WireGuardKey, WireGuardSecret};
 use nix::errno::Errno;
-use socket2::SockRef;
 
 use super::set::{AllowedIp, Set, SetPeer};
-use crate::udp::UdpSockets;
+use crate::shard::SocketGroup;
 
 /// Peers that are described at once.
 const PAGE: usize = 128;
@@ -38,25 +37,29 @@ pub(crate) enum About {
 }
 
 /// Answers a question.
-pub(crate) fn describe(device: &Device, sockets: &UdpSockets, question: Question) -> About {
+pub(crate) fn describe(device: &Device, sockets: &SocketGroup, question: Question) -> About {
     match question {
         Question::Device => About::Device {
             secret: device.secret().cloned(),
             port: sockets.port(),
-            fwmark: mark(sockets).unwrap_or_default(),
+            fwmark: sockets.mark().unwrap_or_default(),
         },
         Question::Peers(after) => About::Peers(device.peers(after.as_ref()).take(PAGE).collect()),
     }
 }
 
-/// Makes a device what a client wants. Where a port or a mark cannot be had, nothing at all is different.
-pub(crate) fn configure(
-    device: &mut Device,
-    sockets: &mut UdpSockets,
-    set: Set,
-    now: Instant,
-) -> Result<(), Errno> {
-    set_sockets(sockets, set.listen_port, set.fwmark).map_err(errno)?;
+/// Gives a device the port and the mark that a client wants: its sockets have another mark from here on, or others are to be used. Where they
+/// cannot be had, nothing is different.
+pub(crate) fn set_sockets(sockets: &SocketGroup, set: &Set) -> io::Result<Option<SocketGroup>> {
+    if let Some(port) = set.listen_port.filter(|port| *port != sockets.port()) {
+        let fwmark = set.fwmark.map_or_else(|| sockets.mark(), Ok)?;
+        return sockets.on_port(port, fwmark).map(Some);
+    }
+    set.fwmark.map_or(Ok(()), |fwmark| sockets.set_mark(fwmark)).map(|()| None)
+}
+
+/// Makes everything else what a client wants.
+pub(crate) fn configure(device: &mut Device, set: Set, now: Instant) {
     if let Some(secret) = &set.private_key {
         device.set_secret(secret.as_ref(), now);
     }
@@ -64,19 +67,6 @@ pub(crate) fn configure(
         device.remove_peers();
     }
     set.peers.into_iter().for_each(|peer| set_peer(device, peer, now));
-    Ok(())
-}
-
-fn set_sockets(sockets: &mut UdpSockets, port: Option<u16>, fwmark: Option<u32>) -> io::Result<()> {
-    if let Some(port) = port.filter(|port| *port != sockets.port()) {
-        let fwmark = fwmark.map_or_else(|| mark(sockets), Ok)?;
-        *sockets = UdpSockets::bind(port, fwmark)?;
-    } else if let Some(fwmark) = fwmark {
-        for socket in [Some(&sockets.v4), sockets.v6.as_ref()].into_iter().flatten() {
-            SockRef::from(socket).set_mark(fwmark)?;
-        }
-    }
-    Ok(())
 }
 
 fn set_peer(device: &mut Device, peer: SetPeer, now: Instant) {
@@ -111,10 +101,7 @@ fn set_peer(device: &mut Device, peer: SetPeer, now: Instant) {
     }
 }
 
-fn mark(sockets: &UdpSockets) -> io::Result<u32> {
-    SockRef::from(&sockets.v4).mark()
-}
-
-fn errno(error: io::Error) -> Errno {
+/// What a client is told of an error.
+pub(crate) fn errno(error: io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

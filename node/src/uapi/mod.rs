@@ -11,7 +11,7 @@ mod server;
 mod set;
 mod socket;
 
-pub(crate) use configure::{About, Question, configure, describe};
+pub(crate) use configure::{About, Question, configure, describe, errno, set_sockets};
 pub(crate) use server::{Access, Server};
 pub(crate) use set::Set;
 pub use socket::UapiError;

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_dataplane::{Device, Outside, PeerConfig, offload::VnetHeader};
+use carrick_dataplane::{
+    Device, Forwarder, Outside, PeerConfig, Transmit,
+    offload::{Coalesced, VnetHeader},
+};
 use carrick_types::{WireGuardKey, WireGuardSecret};
 
 /// Randomness from a seed, and a wall clock that stands still.
@@ -33,6 +36,10 @@ impl Outside for Simulated {
 /// Node N speaks for 10.0.N.0/24, and all know each other.
 pub(crate) struct Net {
     pub(crate) devices: Vec<Device>,
+    /// What moves the nodes' packets in their devices' stead, where there is one.
+    pub(crate) forwarders: Vec<Option<Forwarder>>,
+    /// When the devices hear of what is not urgent.
+    reports_due: Instant,
     pub(crate) now: Instant,
     /// The packets that came out at a node from another (to, from), by number.
     received: BTreeMap<(usize, usize), Vec<u32>>,
@@ -55,6 +62,8 @@ impl Net {
     pub(crate) fn new(nodes: usize) -> Self {
         let mut net = Self {
             devices: (0..nodes).map(|node| Device::new(&secret(node, 0), Simulated(node as u64))).collect(),
+            forwarders: (0..nodes).map(|_| None).collect(),
+            reports_due: Instant::now(),
             now: Instant::now(),
             received: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -78,6 +87,13 @@ impl Net {
     /// With so many milliseconds between any two nodes.
     pub(crate) fn slow(nodes: usize, latency: u64) -> Self {
         Self { latency: (latency, latency), ..Self::new(nodes) }
+    }
+
+    /// With another thread's forwarder for the packets of each node.
+    pub(crate) fn forked(nodes: usize) -> Self {
+        let mut net = Self::new(nodes);
+        net.forwarders = net.devices.iter_mut().map(|device| Some(device.fork())).collect();
+        net
     }
 
     /// From here on datagrams overtake each other.
@@ -134,7 +150,10 @@ impl Net {
         let number = self.sent.entry((from, to)).or_default();
         let packet = packet(from, to, *number);
         *number += 1;
-        self.devices[from].handle_packet(&VnetHeader::default(), &packet, self.now);
+        match &mut self.forwarders[from] {
+            Some(forwarder) => forwarder.handle_packet(&VnetHeader::default(), &packet, self.now),
+            None => self.devices[from].handle_packet(&VnetHeader::default(), &packet, self.now),
+        }
         self.drain(from);
     }
 
@@ -158,16 +177,33 @@ impl Net {
                 let Some(to) = (0..self.devices.len()).find(|&node| address(node) == to) else { continue };
                 let received = &mut self.received;
                 let length = payload.len();
-                self.devices[to].handle_datagrams(address(from), &mut payload, length, self.now, |packet| {
+                let deliver = |packet: Coalesced<'_>| {
                     let packet = packet.parts().collect::<Vec<_>>().concat();
                     let number = u32::from_be_bytes(*packet.last_chunk().unwrap());
                     received.entry((to, usize::from(packet[14]))).or_default().push(number);
-                });
+                };
+                match &mut self.forwarders[to] {
+                    Some(forwarder) => {
+                        forwarder.handle_datagrams(address(from), &mut payload, length, self.now, deliver);
+                    }
+                    None => {
+                        self.devices[to].handle_datagrams(
+                            address(from),
+                            &mut payload,
+                            length,
+                            self.now,
+                            deliver,
+                        );
+                    }
+                }
                 self.drain(to);
             }
             for node in 0..self.devices.len() {
                 self.devices[node].handle_timeout(self.now);
                 self.drain(node);
+            }
+            if self.reports_due <= self.now {
+                self.reports_due = self.now + Duration::from_millis(100);
             }
         }
     }
@@ -205,11 +241,28 @@ impl Net {
         self.devices[node].links().find(|link| link.peer == key)?.last_handshake
     }
 
+    /// As the shards do: what waited for keys goes before others hear of the keys.
     fn drain(&mut self, node: usize) {
-        while let Some(transmit) = self.devices[node].poll_transmit() {
-            for datagram in transmit.payload.chunks(transmit.segment) {
-                self.post(node, transmit.to, datagram.to_vec());
+        if let Some(forwarder) = &mut self.forwarders[node] {
+            let sent: Vec<_> = std::iter::from_fn(|| forwarder.poll_transmit()).collect();
+            if forwarder.is_urgent() || self.reports_due <= self.now {
+                let reports = forwarder.take_reports();
+                reports.into_iter().for_each(|report| self.devices[node].handle_report(report, self.now));
             }
+            sent.iter().for_each(|transmit| self.post_all(node, transmit));
+        }
+        while let Some(transmit) = self.devices[node].poll_transmit() {
+            self.post_all(node, &transmit);
+        }
+        if let Some(forwarder) = &mut self.forwarders[node] {
+            std::iter::from_fn(|| self.devices[node].poll_update())
+                .for_each(|update| forwarder.handle_update(update));
+        }
+    }
+
+    fn post_all(&mut self, node: usize, transmit: &Transmit) {
+        for datagram in transmit.payload.chunks(transmit.segment) {
+            self.post(node, transmit.to, datagram.to_vec());
         }
     }
 
@@ -250,7 +303,7 @@ fn prefix(node: usize) -> String {
 }
 
 /// An IPv4 packet that ends in its number.
-fn packet(from: usize, to: usize, number: u32) -> Vec<u8> {
+pub(crate) fn packet(from: usize, to: usize, number: u32) -> Vec<u8> {
     let mut packet = vec![0; 28];
     packet[0] = 0x45;
     packet[3] = 28;

@@ -1,0 +1,164 @@
+//! Packets that another thread's forwarder moves, with the keys of the device.
+
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
+
+mod net;
+
+use std::time::Duration;
+
+use carrick_dataplane::{Forwarder, Report, offload::VnetHeader};
+use net::{Net, key};
+use proptest::prelude::*;
+
+/// What a forwarder makes of a packet of node 0 for node 1.
+fn forward(net: &mut Net, number: u32) -> &mut Forwarder {
+    let packet = net::packet(0, 1, number);
+    let forwarder = net.forwarders[0].as_mut().unwrap();
+    forwarder.handle_packet(&VnetHeader::default(), &packet, net.now);
+    forwarder
+}
+
+#[test]
+fn packets_without_keys_are_passed_on_and_the_others_need_nobody() {
+    let mut net = Net::forked(2);
+    net.flow(100);
+    net.pass(20);
+    net.assert_all_arrived_in_order();
+    assert_eq!(net.initiations, [1, 1]);
+    let link = net.devices[0].links().next().unwrap();
+    assert_eq!((link.tx_bytes, link.rx_bytes), (100 * 28, 100 * 28), "all that moved is counted");
+    net.forwarders[0].as_mut().unwrap().take_reports();
+    let forwarder = forward(&mut net, 0);
+    assert!(forwarder.poll_transmit().is_some() && !forwarder.is_urgent());
+    assert!(matches!(forwarder.take_reports()[..], [Report::Sent { .. }]));
+}
+
+#[test]
+fn sessions_are_renewed_for_as_long_as_packets_go_one_way_or_both() {
+    for both in [false, true] {
+        let mut net = Net::forked(2);
+        let mut handshakes = Vec::new();
+        for second in 0..600 {
+            net.send(0, 1);
+            if both || second == 0 {
+                net.send(1, 0);
+            }
+            net.pass(1000);
+            handshakes.push(net.last_handshake(0, 1).unwrap());
+        }
+        net.assert_all_arrived();
+        handshakes.dedup();
+        assert!((4..=7).contains(&handshakes.len()), "{} handshakes in ten minutes", handshakes.len());
+    }
+}
+
+#[test]
+fn a_peer_that_only_listens_says_that_it_is_there() {
+    let mut net = Net::forked(2);
+    net.flow(10);
+    net.pass(20);
+    let before = net.devices[0].links().next().unwrap();
+    // A keepalive answers what is not answered for 10 seconds, and so no handshake is begun after 15.
+    net.send(0, 1);
+    net.pass(30_000);
+    assert_eq!(net.initiations, [1, 1]);
+    assert_eq!(net.devices[0].links().next().unwrap().last_handshake, before.last_handshake);
+}
+
+#[test]
+fn what_is_cut_off_is_cut_off_before_the_forwarder_hears_of_it() {
+    let mut net = Net::forked(2);
+    net.flow(100);
+    net.pass(20);
+    net.devices[0].remove_peer(&key(1, 0));
+    let forwarder = forward(&mut net, 0);
+    assert!(forwarder.poll_transmit().is_none(), "nothing goes out");
+    net.send(1, 0);
+    net.pass(20);
+    net.take_received(1, 0);
+    net.forwarders[0].as_mut().unwrap().take_reports();
+    net.forget(0, 1);
+    for _ in 0..10 {
+        net.send(1, 0);
+        net.send(0, 1);
+        net.pass(10);
+    }
+    assert_eq!(
+        (net.take_received(1, 0), net.take_received(0, 1).len()),
+        (vec![], 100),
+        "nor does anything come in"
+    );
+}
+
+#[test]
+fn so_many_packets_are_passed_on_at_once_and_no_more() {
+    let mut net = Net::forked(2);
+    for number in 0..1000 {
+        forward(&mut net, number);
+    }
+    let forwarder = net.forwarders[0].as_mut().unwrap();
+    assert!(forwarder.is_urgent());
+    let reports = forwarder.take_reports();
+    assert_eq!(reports.iter().filter(|report| matches!(report, Report::Missed(..))).count(), 256);
+    for report in reports {
+        net.devices[0].handle_report(report, net.now);
+    }
+    assert_eq!(net.devices[0].counters().crowded_out, 744);
+}
+
+#[test]
+fn a_handshake_message_that_comes_to_the_wrong_shard_is_passed_on() {
+    // Every datagram comes to the forwarders of these nets, handshakes among them.
+    let mut net = Net::forked(2);
+    net.send(0, 1);
+    net.pass(20);
+    assert_eq!(net.take_received(0, 1), [0]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn no_packet_is_lost_when_keys_change_whoever_moves_the_packets(
+        forked in prop::sample::select(vec![[true, true], [true, false], [false, true]]),
+        overtaking in prop::option::of(any::<u64>()),
+        changes in prop::collection::vec((0..2_usize, 0..300_u64, 0..150_u64), 1..6),
+    ) {
+        let mut net = Net::forked(2);
+        for (forwarder, forked) in net.forwarders.iter_mut().zip(forked) {
+            forwarder.take_if(|_| !forked);
+        }
+        net.flow(50);
+        if let Some(seed) = overtaking {
+            net.reorder(seed);
+        }
+        let mut events: Vec<_> = changes.iter().flat_map(|&(node, at, delay)| [(at, node, false), (at + delay, node, true)]).collect();
+        events.sort_unstable();
+        let mut rotated = [0_usize; 2];
+        for time in 0..600 {
+            for &(_, node, told) in events.iter().filter(|event| event.0 == time) {
+                if told && rotated[node] > 0 {
+                    rotated[node] -= 1;
+                    net.tell(1 - node, node);
+                } else if !told {
+                    rotated[node] += 1;
+                    net.rotate(node);
+                }
+            }
+            net.flow(1);
+        }
+        net.pass(100);
+        net.assert_all_arrived();
+    }
+}
+
+#[test]
+fn a_session_that_is_too_old_is_replaced_by_the_next_packet() {
+    let mut net = Net::forked(2);
+    net.flow(10);
+    net.pass(20);
+    net.leap(Duration::from_secs(200));
+    net.send(0, 1);
+    net.pass(20);
+    net.assert_all_arrived();
+}
