@@ -3,34 +3,90 @@
 //! Control reaches it through a bounded channel and an eventfd, before the next packet is looked at.
 
 use std::{
-    io,
+    io, iter,
     net::SocketAddr,
     ops::ControlFlow,
     sync::{Arc, mpsc::Receiver},
     time::Instant,
 };
 
-use carrick_dataplane::Device;
+use carrick_dataplane::{
+    Device, Transmit,
+    offload::{Coalesced, VnetHeader},
+};
 use tokio::sync::mpsc;
 
 use super::{
     Command, SocketGroup,
     deadline::Deadline,
     further::{Further, Order, Word},
-    path::Path,
+    path::{Engine, Path},
 };
 use crate::{plan::Change, stun, uapi};
 
+/// The device, which the other shards follow.
+struct Leader {
+    device: Device,
+    others: Vec<Further>,
+    /// One of them has ended.
+    is_broken: bool,
+}
+
+impl Leader {
+    /// Tells the other shards what has changed.
+    fn tell_others(&mut self) {
+        let Some(update) = self.device.poll_update() else { return };
+        let updates: Arc<[_]> =
+            iter::once(update).chain(iter::from_fn(|| self.device.poll_update())).collect();
+        let told = |other: &Further| other.tell(Order::Heed(updates.clone())).is_ok();
+        self.is_broken |= !self.others.iter().all(told);
+    }
+}
+
+impl Engine for Leader {
+    fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
+        self.device.handle_packet(header, packet, now);
+    }
+
+    fn handle_datagrams(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        segment: usize,
+        now: Instant,
+        deliver: impl FnMut(Coalesced<'_>),
+    ) {
+        self.device.handle_datagrams(from, datagrams, segment, now, deliver);
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        // What a peer answers to this may come to another shard.
+        self.tell_others();
+        self.device.poll_transmit()
+    }
+
+    fn recycle(&mut self, transmit: Transmit) {
+        self.device.recycle(transmit);
+    }
+
+    fn transmit_bytes(&self) -> usize {
+        self.device.transmit_bytes()
+    }
+
+    fn poll_answer(&mut self) -> Option<Vec<u8>> {
+        self.device.poll_answer()
+    }
+}
+
 /// What the thread has.
 pub(super) struct First {
-    device: Device,
+    leader: Leader,
     path: Path,
     /// The sockets of all shards.
     group: SocketGroup,
     commands: Receiver<Command>,
     observed: Observed,
     deadline: Arc<Deadline>,
-    others: Vec<Further>,
     words: Receiver<Word>,
 }
 
@@ -70,14 +126,15 @@ impl First {
         others: Vec<Further>,
         words: Receiver<Word>,
     ) -> Self {
+        let leader = Leader { device, others, is_broken: false };
         let observed = Observed { asked: None, observe };
-        Self { device, path, group, commands, observed, deadline, others, words }
+        Self { leader, path, group, commands, observed, deadline, words }
     }
 
     /// Runs until the control side says that it ends, and ends the other shards with it.
     pub(super) fn run(&mut self) -> io::Result<()> {
         let outcome = self.turns();
-        self.others.drain(..).for_each(Further::stop);
+        self.leader.others.drain(..).for_each(Further::stop);
         outcome
     }
 
@@ -90,7 +147,7 @@ impl First {
                 }
                 continue;
             }
-            let due = self.device.poll_timeout().map(|(due, _)| due);
+            let due = self.leader.device.poll_timeout().map(|(due, _)| due);
             let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let ready = self.path.wait(timeout)?;
             if ready.commands && self.obey()?.is_break() {
@@ -102,10 +159,9 @@ impl First {
             self.listen()?;
             let observed = &mut self.observed;
             let turns =
-                self.path.read(&mut self.device, ready, |from, datagram| observed.take(from, datagram))?;
-            self.device.handle_timeout(Instant::now());
-            // What has waited for keys goes before what the other shards send with them.
-            self.path.send(&mut self.device);
+                self.path.read(&mut self.leader, ready, |from, datagram| observed.take(from, datagram))?;
+            self.leader.device.handle_timeout(Instant::now());
+            self.path.send(&mut self.leader);
             self.tell_others()?;
             self.path.pause(&turns);
         }
@@ -117,7 +173,7 @@ impl First {
             match word {
                 Word::Reports(reports) => {
                     let now = Instant::now();
-                    reports.into_iter().for_each(|report| self.device.handle_report(report, now));
+                    reports.into_iter().for_each(|report| self.leader.device.handle_report(report, now));
                 }
                 Word::Failed(error) => return Err(error),
             }
@@ -127,16 +183,11 @@ impl First {
 
     /// Tells the other shards what has changed.
     fn tell_others(&mut self) -> io::Result<()> {
-        let updates: Arc<[_]> = std::iter::from_fn(|| self.device.poll_update()).collect();
-        if updates.is_empty() {
-            return Ok(());
-        }
-        for other in &self.others {
-            if let Err(error) = other.tell(Order::Heed(updates.clone())) {
-                // It has said why.
-                self.listen()?;
-                return Err(error);
-            }
+        self.leader.tell_others();
+        if self.leader.is_broken {
+            // It has said why.
+            self.listen()?;
+            return Err(io::Error::other("a shard has ended"));
         }
         Ok(())
     }
@@ -145,22 +196,22 @@ impl First {
         self.listen()?;
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::SetOwn(prefixes) => self.device.set_own(prefixes),
+                Command::SetOwn(prefixes) => self.leader.device.set_own(prefixes),
                 Command::ReviseBy(by) => {
                     self.tell_others()?;
                     self.deadline.set(by);
                     // Those that wait for it.
-                    self.others.iter().for_each(Further::wake);
+                    self.leader.others.iter().for_each(Further::wake);
                 }
-                Command::Rotate(secret) => self.device.rotate(&secret, Instant::now()),
+                Command::Rotate(secret) => self.leader.device.rotate(&secret, Instant::now()),
                 Command::ChangePeers(Change { removes, replaces, upserts }) => {
                     for (old, new, config) in replaces {
-                        self.device.replace_peer(&old, new, config, Instant::now());
+                        self.leader.device.replace_peer(&old, new, config, Instant::now());
                     }
-                    removes.iter().for_each(|key| self.device.remove_peer(key));
-                    upserts.into_iter().for_each(|(key, config)| self.device.set_peer(key, config));
+                    removes.iter().for_each(|key| self.leader.device.remove_peer(key));
+                    upserts.into_iter().for_each(|(key, config)| self.leader.device.set_peer(key, config));
                 }
-                Command::Links(answer) => drop(answer.send(self.device.links().collect())),
+                Command::Links(answer) => drop(answer.send(self.leader.device.links().collect())),
                 Command::Configure(set, answer) => {
                     let outcome = uapi::set_sockets(&self.group, &set).and_then(|group| match group {
                         Some(group) => self.change_sockets(group),
@@ -168,14 +219,16 @@ impl First {
                     });
                     let outcome = outcome.map_err(uapi::errno);
                     if outcome.is_ok() {
-                        uapi::configure(&mut self.device, set, Instant::now());
+                        uapi::configure(&mut self.leader.device, set, Instant::now());
                     }
+                    // Whoever hears the answer may send at once.
+                    self.tell_others()?;
                     let _ = answer.send(outcome);
                 }
                 Command::Describe(question, answer) => {
-                    let _ = answer.send(uapi::describe(&self.device, &self.group, question));
+                    let _ = answer.send(uapi::describe(&self.leader.device, &self.group, question));
                 }
-                Command::SetMtu(mtu) => self.device.set_mtu(mtu),
+                Command::SetMtu(mtu) => self.leader.device.set_mtu(mtu),
                 Command::Stun { server, transaction } => {
                     self.observed.asked = Some((server, transaction));
                     if let Err(error) = self.path.sockets().send_to(server, &stun::request(transaction)) {
@@ -190,7 +243,7 @@ impl First {
     }
 
     fn change_sockets(&mut self, group: SocketGroup) -> io::Result<()> {
-        for (other, sockets) in self.others.iter().zip(&group.sockets()[1..]) {
+        for (other, sockets) in self.leader.others.iter().zip(&group.sockets()[1..]) {
             other.set_sockets(sockets.clone())?;
         }
         self.path.set_sockets(group.sockets()[0].clone())?;

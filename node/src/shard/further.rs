@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    ops::ControlFlow,
+    net::SocketAddr,
     sync::{
         Arc,
         mpsc::{
@@ -13,10 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carrick_dataplane::{Forwarder, Report, Update};
+use carrick_dataplane::{
+    Forwarder, Report, Transmit, Update,
+    offload::{Coalesced, VnetHeader},
+};
 use nix::sys::eventfd::EventFd;
 
-use super::{deadline::Deadline, path::Path, spawn};
+use super::{
+    deadline::Deadline,
+    path::{Engine, Path},
+    spawn,
+};
 use crate::udp::UdpSockets;
 
 /// Lists of reports that may wait for the first shard.
@@ -115,7 +122,8 @@ impl Further {
         reporter: Reporter,
     ) -> io::Result<Self> {
         let (orders, receiver) = sync_channel(ORDERS);
-        let mut run = Run { forwarder, path, orders: receiver, deadline, reporter };
+        let follower = Follower { forwarder, orders: receiver, sockets: None, is_alone: false };
+        let mut run = Run { follower, path, deadline, reporter };
         let thread = spawn(shard, move || {
             if let Err(error) = run.run() {
                 // Where there is no room, the first shard will notice that nobody takes its orders.
@@ -165,11 +173,74 @@ impl Further {
     }
 }
 
+/// A forwarder that heeds what the first shard says before it looks at what has come: a peer sends nothing with keys that this shard was not
+/// told of before the peer was.
+struct Follower {
+    forwarder: Forwarder,
+    orders: Receiver<Order>,
+    /// The sockets to use from the next turn on, and who waits for that.
+    sockets: Option<(Arc<UdpSockets>, Sender<()>)>,
+    /// The first shard has ended.
+    is_alone: bool,
+}
+
+impl Follower {
+    fn obey(&mut self) {
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Heed(updates)) => {
+                    updates.iter().for_each(|update| self.forwarder.handle_update(update.clone()));
+                }
+                Ok(Order::Use(sockets, done)) => self.sockets = Some((sockets, done)),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.is_alone = true;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Engine for Follower {
+    fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
+        self.obey();
+        self.forwarder.handle_packet(header, packet, now);
+    }
+
+    fn handle_datagrams(
+        &mut self,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        segment: usize,
+        now: Instant,
+        deliver: impl FnMut(Coalesced<'_>),
+    ) {
+        self.obey();
+        self.forwarder.handle_datagrams(from, datagrams, segment, now, deliver);
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.forwarder.poll_transmit()
+    }
+
+    fn recycle(&mut self, transmit: Transmit) {
+        self.forwarder.recycle(transmit);
+    }
+
+    fn transmit_bytes(&self) -> usize {
+        self.forwarder.transmit_bytes()
+    }
+
+    fn poll_answer(&mut self) -> Option<Vec<u8>> {
+        self.forwarder.poll_answer()
+    }
+}
+
 /// What the thread has.
 struct Run {
-    forwarder: Forwarder,
+    follower: Follower,
     path: Path,
-    orders: Receiver<Order>,
     deadline: Arc<Deadline>,
     reporter: Reporter,
 }
@@ -181,34 +252,23 @@ impl Run {
             let ready = self.path.wait(due)?;
             // In this order: orders are given before the deadline that they come with is set.
             let over = self.deadline.is_over();
-            if self.obey()?.is_break() {
+            self.follower.obey();
+            if self.follower.is_alone {
                 return Ok(());
+            }
+            if let Some((sockets, done)) = self.follower.sockets.take() {
+                self.path.set_sockets(sockets)?;
+                // Nobody waits for ever.
+                let _ = done.send(());
             }
             if over {
                 self.path.wait_for_commands()?;
                 continue;
             }
-            let turns = self.path.read(&mut self.forwarder, ready, |_, _| false)?;
-            self.path.send(&mut self.forwarder);
-            self.reporter.report(&mut self.forwarder);
+            let turns = self.path.read(&mut self.follower, ready, |_, _| false)?;
+            self.path.send(&mut self.follower);
+            self.reporter.report(&mut self.follower.forwarder);
             self.path.pause(&turns);
-        }
-    }
-
-    fn obey(&mut self) -> io::Result<ControlFlow<()>> {
-        loop {
-            match self.orders.try_recv() {
-                Ok(Order::Heed(updates)) => {
-                    updates.iter().for_each(|update| self.forwarder.handle_update(update.clone()));
-                }
-                Ok(Order::Use(sockets, done)) => {
-                    self.path.set_sockets(sockets)?;
-                    // Nobody waits for ever.
-                    let _ = done.send(());
-                }
-                Err(TryRecvError::Empty) => return Ok(ControlFlow::Continue(())),
-                Err(TryRecvError::Disconnected) => return Ok(ControlFlow::Break(())),
-            }
         }
     }
 }

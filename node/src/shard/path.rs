@@ -10,7 +10,7 @@ use std::{
 };
 
 use carrick_dataplane::{
-    Device, Forwarder, Transmit,
+    Transmit,
     offload::{Coalesced, VnetHeader},
 };
 use nix::{
@@ -44,7 +44,7 @@ const SEND_AT_ONCE: usize = 60_000;
 /// Room for the longest packet behind its header, and for as many datagrams as the kernel gives at once.
 const BUFFER: usize = 65_536 + 64;
 
-/// What packets and datagrams are handed to.
+/// What packets and datagrams are handed to: a device, or a forwarder, with what ties it to the other shards.
 pub(super) trait Engine {
     fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant);
     fn handle_datagrams(
@@ -60,47 +60,6 @@ pub(super) trait Engine {
     fn transmit_bytes(&self) -> usize;
     fn poll_answer(&mut self) -> Option<Vec<u8>>;
 }
-
-/// Both have methods of these names.
-macro_rules! engine {
-    ($type:ty) => {
-        impl Engine for $type {
-            fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
-                <$type>::handle_packet(self, header, packet, now);
-            }
-
-            fn handle_datagrams(
-                &mut self,
-                from: SocketAddr,
-                datagrams: &mut [u8],
-                segment: usize,
-                now: Instant,
-                deliver: impl FnMut(Coalesced<'_>),
-            ) {
-                <$type>::handle_datagrams(self, from, datagrams, segment, now, deliver);
-            }
-
-            fn poll_transmit(&mut self) -> Option<Transmit> {
-                <$type>::poll_transmit(self)
-            }
-
-            fn recycle(&mut self, transmit: Transmit) {
-                <$type>::recycle(self, transmit);
-            }
-
-            fn transmit_bytes(&self) -> usize {
-                <$type>::transmit_bytes(self)
-            }
-
-            fn poll_answer(&mut self) -> Option<Vec<u8>> {
-                <$type>::poll_answer(self)
-            }
-        }
-    };
-}
-
-engine!(Device);
-engine!(Forwarder);
 
 /// What one shard reads and writes.
 pub(super) struct Path {
