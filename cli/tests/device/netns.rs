@@ -7,12 +7,12 @@ use std::{
 };
 
 use carrick_lab::{
-    Host, eventually, in_lab,
+    eventually, in_lab,
     traffic::{ping, stream},
 };
 
 use crate::wireguard::{
-    ATTEMPT, Device, INSIDE, Implementation, PATIENCE, PORT, Pair, own_run, run, try_run,
+    ATTEMPT, Device, INSIDE, Implementation, PATIENCE, PORT, Pair, own_run, public, run, try_run,
 };
 
 const STREAM: u16 = 5201;
@@ -336,15 +336,4 @@ fn assert_streams(pair: &Pair) {
             .unwrap();
         }
     }
-}
-
-fn public(host: &Host, secret: &str) -> String {
-    let file = crate::wireguard::secret_file("public", secret);
-    let output = host
-        .command(crate::wireguard::find("wg").unwrap())
-        .arg("pubkey")
-        .stdin(std::fs::File::open(file).unwrap())
-        .output()
-        .unwrap();
-    crate::wireguard::text(&output).trim().to_owned()
 }

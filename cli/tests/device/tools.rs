@@ -11,7 +11,7 @@ use carrick_lab::{Host, eventually, in_lab, traffic::ping};
 use nix::mount::{MsFlags, mount};
 
 use crate::wireguard::{
-    ATTEMPT, Device, INSIDE, Implementation, PATIENCE, Pair, find, own_run, run, secret_file, text, try_run,
+    ATTEMPT, Device, INSIDE, Implementation, PATIENCE, Pair, find, own_run, public, run, secret_file, try_run,
 };
 
 #[test]
@@ -261,11 +261,4 @@ impl Quick {
 
 fn has_long_hex(text: &str) -> bool {
     text.split(|character: char| !character.is_ascii_hexdigit()).any(|run| run.len() >= 64)
-}
-
-fn public(host: &Host, secret: &str) -> String {
-    let file = secret_file("public", secret);
-    let output =
-        host.command(find("wg").unwrap()).arg("pubkey").stdin(fs::File::open(file).unwrap()).output();
-    text(&output.unwrap()).trim().to_owned()
 }

@@ -1,11 +1,11 @@
 //! WireGuard devices in a lab, `carrick device` and others, all configured with `wg`.
 
 use std::{
-    cell::RefCell,
-    env, fs,
+    env, fmt, fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -17,6 +17,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// One attempt.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// A gotatun that is configured may end: one of its tasks takes the end of another one, which is being replaced, for a failure. So often
+/// it is started again.
+const GOTATUNS: usize = 10;
+
+/// One that has not ended by then stays.
+const STAYS: Duration = Duration::from_millis(700);
 
 /// Where devices listen for datagrams.
 pub(crate) const PORT: u16 = 51820;
@@ -72,6 +79,12 @@ pub(crate) struct Device {
     pub(crate) process: Process,
 }
 
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.interface, self.implementation)
+    }
+}
+
 impl Device {
     /// Starts one, and gives it a key and the usual port.
     pub(crate) fn start(implementation: Implementation, host: &Host, interface: &str) -> Self {
@@ -80,6 +93,22 @@ impl Device {
 
     /// Starts one, and gives it a key and a port.
     pub(crate) fn start_at(implementation: Implementation, host: &Host, interface: &str, port: u16) -> Self {
+        let attempts = if implementation == Implementation::Gotatun { GOTATUNS } else { 1 };
+        let mut ended = Vec::new();
+        for _ in 0..attempts {
+            let (device, secret) = Self::start_once(implementation, host, interface);
+            let set = ["set", interface, "private-key", secret.to_str().unwrap(), "listen-port"];
+            let set = try_run(host, "wg", &[&set, [port.to_string().as_str()].as_slice()].concat());
+            if set.status.success() && (attempts == 1 || device.process.wait(STAYS).is_err()) {
+                return device;
+            }
+            ended.push(format!("{set:?} {}", device.process.output()));
+        }
+        panic!("{implementation:?} cannot be configured: {ended:#?}");
+    }
+
+    /// One that listens to `wg`, and the file with the key that it is to be given.
+    fn start_once(implementation: Implementation, host: &Host, interface: &str) -> (Self, PathBuf) {
         let program = implementation.program().unwrap_or_else(|| panic!("{implementation:?} is missing"));
         let mut command = Command::new(program);
         command.args(implementation.arguments()).arg(interface);
@@ -91,11 +120,17 @@ impl Device {
             try_run(host, "ip", &["link", "show", interface]).status.success().then_some(())
         })
         .unwrap();
+        let secret = run(host, "wg", &["genkey"]);
+        let public_key = public(host, &secret);
         let (host, interface) = (host.clone(), interface.to_owned());
-        let device = Self { implementation, host, interface, public_key: String::new(), process };
-        let public_key = device.change_key();
-        device.set(&["listen-port", &port.to_string()]);
-        Self { public_key, ..device }
+        let device = Self { implementation, host, interface, public_key, process };
+        let file = secret_file(&device.interface, &secret);
+        (device, file)
+    }
+
+    /// Whether it is under test.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.implementation == Implementation::Carrick
     }
 
     /// Gives it another key, and says the public half.
@@ -103,9 +138,7 @@ impl Device {
         let secret = run(&self.host, "wg", &["genkey"]);
         let file = secret_file(&self.interface, &secret);
         self.set(&["private-key", file.to_str().unwrap()]);
-        let mut command = self.host.command(wg());
-        let output = command.arg("pubkey").stdin(fs::File::open(file).unwrap()).output().unwrap();
-        text(&output).trim().to_owned()
+        public(&self.host, &secret)
     }
 
     /// `wg set` for it.
@@ -153,7 +186,7 @@ pub(crate) struct Pair {
     pub(crate) one: Device,
     pub(crate) two: Device,
     pub(crate) link: Link,
-    told: RefCell<Told>,
+    told: Mutex<Told>,
 }
 
 /// What the devices were told of each other.
@@ -192,14 +225,14 @@ impl Pair {
         for (device, [v4, v6]) in [(&one, INSIDE[0]), (&two, INSIDE[1])] {
             device.up(&[&format!("{v4}/24"), &format!("{v6}/64")], "1420");
         }
-        let pair = Self { one, two, link: link.unwrap(), told: RefCell::default() };
+        let pair = Self { one, two, link: link.unwrap(), told: Mutex::default() };
         [0, 1].iter().for_each(|&to| pair.introduce(to));
         pair
     }
 
     /// Tells one of them of the other everything at once.
     fn introduce(&self, to: usize) {
-        let (told, ends) = (self.told.borrow(), [&self.one, &self.two]);
+        let (told, ends) = (self.told.lock().unwrap(), [&self.one, &self.two]);
         let (device, peer, [v4, v6]) = (ends[to], ends[1 - to], INSIDE[1 - to]);
         // It cannot change a peer.
         if device.implementation == Implementation::Boringtun {
@@ -225,14 +258,15 @@ impl Pair {
 
     /// Shares a secret between them.
     pub(crate) fn share(&self, preshared_key: &str) {
-        self.told.borrow_mut().preshared_key = Some(secret_file("preshared", preshared_key));
+        self.told.lock().unwrap().preshared_key =
+            Some(secret_file(&format!("{}-preshared", self.one.interface), preshared_key));
         [0, 1].iter().for_each(|&to| self.introduce(to));
     }
 
     /// Tells one of them where the other is.
     pub(crate) fn point(&self, to: usize, family: usize) {
         let endpoint = SocketAddr::new(OUTSIDE[1 - to][family].parse().unwrap(), PORT).to_string();
-        self.told.borrow_mut().endpoints[to] = Some(endpoint);
+        self.told.lock().unwrap().endpoints[to] = Some(endpoint);
         self.introduce(to);
     }
 
@@ -286,8 +320,12 @@ pub(crate) fn try_run(host: &Host, program: &str, arguments: &[&str]) -> Output 
     host.command(found).args(arguments).output().unwrap()
 }
 
-fn wg() -> PathBuf {
-    find("wg").unwrap_or_else(|| panic!("wg is missing: apt-get install wireguard-tools"))
+/// The public half of a key.
+pub(crate) fn public(host: &Host, secret: &str) -> String {
+    let file = secret_file("public", secret);
+    let wg = find("wg").unwrap_or_else(|| panic!("wg is missing: apt-get install wireguard-tools"));
+    let output = host.command(wg).arg("pubkey").stdin(fs::File::open(file).unwrap()).output();
+    text(&output.unwrap()).trim().to_owned()
 }
 
 pub(crate) fn text(output: &Output) -> String {
