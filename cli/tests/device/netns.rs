@@ -11,9 +11,7 @@ use carrick_lab::{
     traffic::{ping, stream},
 };
 
-use crate::wireguard::{
-    ATTEMPT, Device, INSIDE, Implementation, PATIENCE, PORT, Pair, own_run, public, run, try_run,
-};
+use crate::wireguard::{ATTEMPT, Device, INSIDE, Implementation, PATIENCE, PORT, Pair, own_run, public, run};
 
 const STREAM: u16 = 5201;
 
@@ -255,7 +253,7 @@ fn a_tunnel_goes_through_a_tunnel() {
 }
 
 #[test]
-fn nothing_is_sent_to_a_key_of_low_order() {
+fn a_key_of_low_order_is_a_peer_like_any_other_that_nothing_is_sent_to() {
     in_lab(|lab| {
         let host = lab.host("one").unwrap();
         own_run();
@@ -271,13 +269,31 @@ fn nothing_is_sent_to_a_key_of_low_order() {
             "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=",
             "X5yVvKNQjCSx0LFVnIPvWwREXMRYHI6G2CJO3dCfEVc=",
         ] {
-            let set =
-                ["set", "wg-one", "peer", point, "persistent-keepalive", "1", "endpoint", "127.0.0.1:1111"];
-            let refused = try_run(&host, "wg", &set);
-            assert!(!refused.status.success(), "{point} is a peer");
+            device.set(&["peer", point, "persistent-keepalive", "1", "endpoint", "127.0.0.1:1111"]);
+            device.set(&["peer", point, "allowed-ips", "10.77.0.0/16"]);
+            assert!(run(&host, "wg", &["show", "wg-one", "peers"]).contains(point));
+            assert_eq!(
+                run(&host, "wg", &["show", "wg-one", "allowed-ips"]).matches("10.77.0.0/16").count(),
+                1
+            );
+        }
+        // All that would make it send: a key, an address, packets, and time.
+        device.up(&["10.77.0.1/32"], "1420");
+        run(&host, "ip", &["route", "add", "10.77.0.0/16", "dev", "wg-one"]);
+        ping(&host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
+        device.change_key();
+        ping(&host, INSIDE[1][0].parse().unwrap(), ATTEMPT * 2).unwrap_err();
+        receiver.recv(&mut [0; 200]).unwrap_err();
+        let shown = run(&host, "wg", &["show", "wg-one", "transfer"]);
+        assert_eq!(shown.lines().filter(|line| line.ends_with("\t0\t0")).count(), 7, "{shown}");
+        let configuration = run(&host, "wg", &["showconf", "wg-one"]);
+        std::fs::write("/run/shown", &configuration).unwrap();
+        run(&host, "wg", &["syncconf", "wg-one", "/run/shown"]);
+        assert_eq!(run(&host, "wg", &["showconf", "wg-one"]), configuration);
+        for line in shown.lines() {
+            device.set(&["peer", line.split('\t').next().unwrap(), "remove"]);
         }
         assert_eq!(run(&host, "wg", &["show", "wg-one", "peers"]), "");
-        receiver.recv(&mut [0; 200]).unwrap_err();
         // The same of a sound key is a peer, and hears of it.
         let sound = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
         device.set(&["peer", sound, "persistent-keepalive", "1", "endpoint", "127.0.0.1:1111"]);

@@ -9,7 +9,10 @@ use carrick_dataplane::{Device, PeerState};
 use carrick_types::{WireGuardKey, WireGuardSecret};
 use nix::errno::Errno;
 
-use super::set::{AllowedIp, Set, SetPeer};
+use super::{
+    low_order,
+    set::{AllowedIp, Set, SetPeer},
+};
 use crate::shard::SocketGroup;
 
 /// Peers that are described at once.
@@ -74,7 +77,9 @@ fn set_peer(device: &mut Device, peer: SetPeer, now: Instant) {
     if peer.remove {
         return device.remove_peer(&key);
     }
-    if !peer.update_only {
+    if !peer.update_only && low_order::is_low_order(&key) {
+        device.add_mute_peer(key);
+    } else if !peer.update_only {
         device.add_peer(key);
     }
     if !device.has_peer(&key) {

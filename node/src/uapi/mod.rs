@@ -5,6 +5,7 @@
 
 mod configure;
 mod lines;
+mod low_order;
 mod parse;
 mod print;
 mod server;

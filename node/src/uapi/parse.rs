@@ -3,12 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use carrick_dataplane::PresharedKey;
-use carrick_types::{Cidr, WireGuardKey, WireGuardSecret};
+use carrick_types::{Cidr, WireGuardSecret};
 use nix::{errno::Errno, net::if_::if_nametoindex};
 use zeroize::Zeroizing;
 
 use super::{
     lines::Line,
+    low_order,
     set::{AllowedIp, Set, SetPeer},
 };
 
@@ -73,7 +74,7 @@ impl Parser {
             }
             Self::Get => Err(Errno::EINVAL),
             Self::Set(set) if key == "public_key" => {
-                let key = WireGuardKey::from_bytes(*bytes(value)?).map_err(|_| Errno::EINVAL)?;
+                let key = low_order::known_by(*bytes(value)?).ok_or(Errno::EINVAL)?;
                 set.peers.push(SetPeer::new(key));
                 Ok(())
             }

@@ -10,6 +10,8 @@ use carrick_types::WireGuardSecret;
 use nix::errno::Errno;
 use zeroize::Zeroizing;
 
+use super::low_order;
+
 /// What a peer takes at most without its prefixes, in bytes.
 const PEER: usize = 512;
 
@@ -37,7 +39,7 @@ pub(crate) fn peers(
     let prefixes: usize = peers.iter().map(|peer| peer.allowed_ips.len()).sum();
     let mut text = room(peers.len() * PEER + prefixes * ALLOWED_IP);
     for peer in peers {
-        line(&mut text, "public_key", Hex(peer.key.as_bytes()));
+        line(&mut text, "public_key", Hex(&low_order::called(&peer.key)));
         line(&mut text, "preshared_key", Hex(peer.preshared_key.expose()));
         line(&mut text, "protocol_version", 1);
         if let Some(endpoint) = peer.endpoint {

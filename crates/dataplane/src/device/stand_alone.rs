@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) allowed_ips: BTreeSet<Cidr>,
     /// Of tunnels that are over.
     pub(crate) last_handshake: Option<Instant>,
+    /// Whether there is never to be a tunnel.
+    pub(crate) mute: bool,
 }
 
 impl Settings {
@@ -74,7 +76,8 @@ impl Device {
         self.remove_peer(&self.keys.current.public.clone());
         for (key, peer) in &mut self.peers {
             peer.cut(&mut self.slots, |_| true);
-            peer.config.admits_new = secret.is_some();
+            let mute = peer.settings.as_ref().is_some_and(|settings| settings.mute);
+            peer.config.admits_new = secret.is_some() && !mute;
             if secret.is_none() {
                 self.counters.unanswered += self.waiting.clear(key);
             }
@@ -93,14 +96,23 @@ impl Device {
 
     /// Adds a peer of which nothing is known but its key. Nothing happens where it is known already, or is this device itself.
     pub fn add_peer(&mut self, key: WireGuardKey) {
+        self.add(key, false);
+    }
+
+    /// Adds a peer that has settings and prefixes like any other, but is sent nothing and heard by nobody.
+    pub fn add_mute_peer(&mut self, key: WireGuardKey) {
+        self.add(key, true);
+    }
+
+    fn add(&mut self, key: WireGuardKey, mute: bool) {
         let Some(stand_alone) = &self.stand_alone else { return };
         if key == self.keys.current.public {
             return;
         }
-        let admits_new = stand_alone.secret.is_some();
+        let admits_new = stand_alone.secret.is_some() && !mute;
         self.peers.entry(key).or_insert_with(|| Peer {
             config: PeerConfig { admits_new, ..Peer::unknown().config },
-            settings: Some(Box::default()),
+            settings: Some(Box::new(Settings { mute, ..Settings::default() })),
             ..Peer::unknown()
         });
     }

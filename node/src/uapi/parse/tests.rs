@@ -3,6 +3,8 @@ use std::time::Duration;
 use carrick_dataplane::PeerState;
 use proptest::{collection::vec, option, prelude::*};
 
+use carrick_types::WireGuardKey;
+
 use super::*;
 use crate::uapi::{lines::Lines, print};
 
@@ -91,7 +93,7 @@ fn what_is_wrong_ends_the_operation_and_not_the_next_one() {
         ("nonsense=1", Errno::EINVAL),
         ("nonsense", Errno::EPROTO),
         (&format!("private_key={key}0"), Errno::EINVAL),
-        (&format!("public_key={zero}"), Errno::EINVAL),
+        (&format!("public_key={key}\npublic_key={zero}0"), Errno::EINVAL),
         (&format!("public_key={key}\nlisten_port=1"), Errno::EINVAL),
         (&format!("public_key={key}\nendpoint=10.0.0.1"), Errno::EINVAL),
         (&format!("public_key={key}\nendpoint=10.0.0.1:0"), Errno::EINVAL),

@@ -16,6 +16,39 @@ fn a_device_without_a_key_sends_nothing_and_begins_when_it_gets_one() {
 }
 
 #[test]
+fn a_mute_peer_has_what_it_was_given_and_neither_sends_nor_gets_anything() {
+    let mut pair = Pair::new();
+    pair.one.remove_peer(&key(2));
+    pair.one.add_mute_peer(key(2));
+    pair.one.allow(&key(2), "10.0.0.2/32".parse().unwrap());
+    pair.one.set_endpoint(&key(2), "192.0.2.2:51820".parse().unwrap(), pair.now);
+    pair.one.set_persistent_keepalive(&key(2), Some(Duration::from_secs(1)), pair.now);
+    // Whatever key the device has.
+    for secret in [None, Some(&secret(1))] {
+        pair.one.set_secret(secret, pair.now);
+        pair.send(0);
+        pair.wait(Duration::from_secs(30));
+    }
+    assert_eq!((pair.carried, pair.transfer()[0]), (0, (0, 0)));
+    let shown: Vec<_> = pair.one.peers(None).map(|peer| (peer.key, peer.allowed_ips.len())).collect();
+    assert_eq!(shown, [(key(2), 1)]);
+    // Nor is it answered.
+    pair.two.set_endpoint(&key(1), pair.places[0], pair.now);
+    pair.send(1);
+    pair.wait(Duration::from_secs(30));
+    assert!(pair.carried > 0);
+    assert_eq!(pair.transfer()[0], (0, 0));
+    // Until it is a peer like any other.
+    pair.one.remove_peer(&key(2));
+    pair.one.add_peer(key(2));
+    pair.one.allow(&key(2), "10.0.0.2/32".parse().unwrap());
+    pair.one.set_endpoint(&key(2), pair.places[1], pair.now);
+    pair.wait(Duration::from_secs(30));
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1);
+}
+
+#[test]
 fn counters_count_every_message_as_it_is_on_the_wire() {
     let mut pair = Pair::new();
     pair.send(0);
