@@ -1,7 +1,9 @@
 //! Clamping of TCP's maximum segment size (RFC 9293, section 3.7.1): both ends of a connection are told how much fits into the tunnel, since on
 //! many paths they do not hear of it otherwise.
+//!
+//! Extension headers of IPv6 are passed over. They do not lessen what an end is told: it takes off those that it sends itself (RFC 6691).
 
-use crate::offload::{Headers, SYN, TCP, TCP_FLAGS, replace_word};
+use crate::offload::{SYN, TCP, TCP_FLAGS, replace_word};
 
 /// The option's kind.
 const MSS: u8 = 2;
@@ -11,32 +13,56 @@ const TCP_HEADER: usize = 20;
 const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
 
+/// Where the checksum is in a TCP header.
+const CHECKSUM: usize = 16;
+
+/// Extension headers of IPv6 (RFC 8200, section 4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+/// More of them are nobody's packet: RFC 8200 recommends each but the last one once.
+const EXTENSIONS: usize = 8;
+
 /// Lowers the segment size that a SYN offers to what fits into `mtu` bytes, and says whether it did. The checksum is exactly as right or wrong
 /// as it was.
 pub(crate) fn clamp(packet: &mut [u8], mtu: usize) -> bool {
-    let Some((headers, at)) = offer(packet) else { return false };
-    let network = if headers.v6 { V6_HEADER } else { V4_HEADER };
+    let Some(Offer { network, transport, at }) = offer(packet) else { return false };
     let fits = u16::try_from(mtu.saturating_sub(network + TCP_HEADER)).unwrap_or(u16::MAX);
     let offered = packet.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
     if offered <= fits {
         return false;
     }
-    let checksum = headers.transport + headers.checksum_offset();
-    replace_word(packet, headers.transport, at, fits, checksum);
+    replace_word(packet, transport, at, fits, transport + CHECKSUM);
     true
 }
 
-/// Where the value of a SYN's option is.
-fn offer(packet: &[u8]) -> Option<(Headers, usize)> {
-    let headers = Headers::of(packet).filter(|headers| headers.protocol == TCP)?;
-    if packet.get(headers.transport + TCP_FLAGS)? & SYN == 0 {
+/// What a SYN offers.
+struct Offer {
+    /// How long its IP header is at least.
+    network: usize,
+    /// Where its TCP header begins.
+    transport: usize,
+    /// Where the option's value is.
+    at: usize,
+}
+
+fn offer(packet: &[u8]) -> Option<Offer> {
+    let (network, transport) = match packet.first()? >> 4 {
+        4 => (V4_HEADER, v4_transport(packet)?),
+        6 => (V6_HEADER, v6_transport(packet)?),
+        _ => return None,
+    };
+    if packet.get(transport + TCP_FLAGS)? & SYN == 0 {
         return None;
     }
-    let mut at = headers.transport + TCP_HEADER;
+    let header = usize::from(packet.get(transport + 12)? >> 4) * 4;
+    let mut at = transport + TCP_HEADER;
     loop {
-        let option = packet.get(at..headers.payload)?;
+        let option = packet.get(at..transport + header)?;
         at += match *option {
-            [MSS, 4, _, _, ..] => return Some((headers, at + 2)),
+            [MSS, 4, _, _, ..] => return Some(Offer { network, transport, at: at + 2 }),
             // No operation.
             [1, ..] => 1,
             // The end of the list.
@@ -47,11 +73,38 @@ fn offer(packet: &[u8]) -> Option<(Headers, usize)> {
     }
 }
 
+/// Where the TCP header of an IPv4 packet is that is no fragment.
+fn v4_transport(packet: &[u8]) -> Option<usize> {
+    let header = packet.first_chunk::<V4_HEADER>()?;
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+    let length = usize::from(header[0] & 0x0f) * 4;
+    (header[9] == TCP && !fragment && length >= V4_HEADER).then_some(length)
+}
+
+/// Where the TCP header of an IPv6 packet is that is no fragment, or the first one, in which all headers are (RFC 7112).
+fn v6_transport(packet: &[u8]) -> Option<usize> {
+    let (mut next, mut at) = (*packet.get(6)?, V6_HEADER);
+    for _ in 0..=EXTENSIONS {
+        if next == TCP {
+            return Some(at);
+        }
+        let extension = packet.get(at..)?.first_chunk::<8>()?;
+        at += match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => 8 + 8 * usize::from(extension[1]),
+            FRAGMENT if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 == 0 => 8,
+            _ => return None,
+        };
+        next = extension[0];
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::offload::Headers;
 
     /// A SYN with options behind its header, and a right checksum.
     fn syn(v6: bool, flags: u8, options: &[u8]) -> Vec<u8> {
@@ -107,6 +160,61 @@ mod tests {
         }
     }
 
+    /// The same IPv6 packet with extension headers: which, and how many times eight bytes more than eight each has.
+    fn extended(packet: &[u8], extensions: &[(u8, u8)]) -> Vec<u8> {
+        let mut extended = packet[..V6_HEADER].to_vec();
+        let mut next = 6;
+        for &(kind, more) in extensions {
+            extended[next] = kind;
+            next = extended.len();
+            extended.extend([TCP, if kind == FRAGMENT { 0 } else { more }]);
+            extended.resize(next + 8 + 8 * usize::from(more), 0);
+        }
+        extended.extend_from_slice(&packet[V6_HEADER..]);
+        extended
+    }
+
+    #[test]
+    fn extension_headers_hide_no_offer() {
+        for extensions in [
+            [(HOP_BY_HOP, 0)].as_slice(),
+            &[(ROUTING, 2)],
+            &[(DESTINATION, 255)],
+            &[(HOP_BY_HOP, 1), (DESTINATION, 0), (ROUTING, 4), (FRAGMENT, 0), (DESTINATION, 0)],
+            &[(DESTINATION, 0); EXTENSIONS],
+        ] {
+            let plain = syn(true, SYN, &[1, 1, 2, 4, 0x05, 0xb4]);
+            let mut packet = extended(&plain, extensions);
+            let mut expected = plain;
+            assert!(clamp(&mut expected, 1420));
+            assert!(clamp(&mut packet, 1420), "{extensions:?}");
+            assert_eq!(packet[packet.len() - 28..], expected[V6_HEADER..], "{extensions:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_behind_other_headers_or_in_a_later_fragment_is_no_offer() {
+        const AUTHENTICATION: u8 = 51;
+        let plain = syn(true, SYN, &[2, 4, 0xff, 0xff]);
+        let mut later = extended(&plain, &[(HOP_BY_HOP, 0), (FRAGMENT, 0)]);
+        later[V6_HEADER + 8 + 3] = 8;
+        // The first one, with more to come, is one.
+        let mut first = extended(&plain, &[(FRAGMENT, 0)]);
+        first[V6_HEADER + 3] = 1;
+        assert!(clamp(&mut first, 1420));
+        for mut packet in [
+            later,
+            extended(&plain, &[(AUTHENTICATION, 0)]),
+            extended(&plain, &[(DESTINATION, 0); EXTENSIONS + 1]),
+            // The header says that it is longer than the packet.
+            [&extended(&plain, &[(DESTINATION, 0)])[..V6_HEADER], &[TCP, 255], &plain[V6_HEADER..]].concat(),
+        ] {
+            let before = packet.clone();
+            assert!(!clamp(&mut packet, 1420), "{packet:x?}");
+            assert_eq!(packet, before);
+        }
+    }
+
     proptest! {
         #[test]
         fn the_checksum_stays_right_wherever_the_option_is(
@@ -126,6 +234,24 @@ mod tests {
             clamp(&mut packet, mtu);
             prop_assert_eq!(Headers::of(&packet).unwrap().verifies(&packet), before);
             prop_assert!(!clamp(&mut packet, mtu), "once is enough");
+        }
+
+        #[test]
+        fn junk_behind_extension_headers_never_panics(
+            kinds in prop::collection::vec(
+                prop_oneof![Just(HOP_BY_HOP), Just(ROUTING), Just(FRAGMENT), Just(DESTINATION), Just(TCP)],
+                9,
+            ),
+            lengths in prop::collection::vec(0..4_u8, 9),
+            mut junk: Vec<u8>,
+            mtu: u16,
+        ) {
+            let extensions: Vec<_> = kinds.into_iter().zip(lengths).collect();
+            let head = extended(&syn(true, SYN, &[2, 4, 0xff, 0xff]), &extensions);
+            for end in [head.len() - 1, head.len() / 2, V6_HEADER + 1, 7] {
+                clamp(&mut [&head[..end], &junk].concat(), mtu.into());
+            }
+            clamp(&mut junk, mtu.into());
         }
 
         #[test]
