@@ -39,6 +39,8 @@ pub use state::StateError;
 use tokio_util::sync::CancellationToken;
 pub use tun::TunError;
 pub use uapi::UapiError;
+#[doc(hidden)]
+pub use uapi::answer as configuration_answer;
 
 /// How an agent is to run.
 #[derive(Debug)]

@@ -10,7 +10,10 @@ use carrick_types::{WireGuardKey, WireGuardSecret};
 use nix::errno::Errno;
 
 use super::{
+    lines::Lines,
     low_order,
+    parse::{Operation, Parser},
+    print,
     set::{AllowedIp, Set, SetPeer},
 };
 use crate::shard::SocketGroup;
@@ -70,6 +73,30 @@ pub(crate) fn configure(device: &mut Device, set: Set, now: Instant) {
         device.remove_peers();
     }
     set.peers.into_iter().for_each(|peer| set_peer(device, peer, now));
+}
+
+/// What a client would be answered that says this, for `carrick-fuzz`. There are no sockets, and 1970 it is.
+#[doc(hidden)]
+pub fn answer(device: &mut Device, said: &[u8], now: Instant) -> String {
+    let (mut lines, mut parser, mut answer) = (Lines::default(), Parser::default(), String::new());
+    lines.push(said, |line| {
+        let outcome = match parser.line(&line) {
+            None => return,
+            Some(Ok(Operation::Get)) => {
+                let peers: Vec<_> = device.peers(None).collect();
+                answer += &print::device(device.secret(), 0, 0);
+                answer += &print::peers(&peers, |_| Duration::ZERO);
+                Ok(())
+            }
+            Some(Ok(Operation::Set(set))) => {
+                configure(device, set, now);
+                Ok(())
+            }
+            Some(Err(errno)) => Err(errno),
+        };
+        answer += &print::outcome(outcome);
+    });
+    answer
 }
 
 fn set_peer(device: &mut Device, peer: SetPeer, now: Instant) {

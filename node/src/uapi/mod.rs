@@ -12,6 +12,8 @@ mod server;
 mod set;
 mod socket;
 
+#[doc(hidden)]
+pub use configure::answer;
 pub(crate) use configure::{About, Question, configure, describe, errno, set_sockets};
 pub(crate) use server::{Access, Server};
 pub(crate) use set::Set;

@@ -1,5 +1,6 @@
 //! The targets, by the part that parses.
 
+mod configuration;
 mod evidence;
 mod packets;
 mod text;
@@ -23,6 +24,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "sev-snp-report", seeds: evidence::sev_snp, run: evidence::run_sev_snp },
     Target { name: "tdx-quote", seeds: evidence::tdx, run: evidence::run_tdx },
     Target { name: "nitro-document", seeds: evidence::nitro, run: evidence::run_nitro },
+    Target { name: "configuration", seeds: configuration::said, run: configuration::run },
     Target { name: "datagram", seeds: packets::datagrams, run: packets::run_datagrams },
     Target { name: "packet", seeds: packets::packets, run: packets::run_packet },
 ];

@@ -13,7 +13,7 @@ use carrick_dataplane::{
 use carrick_types::{WireGuardKey, WireGuardSecret};
 
 /// The same randomness every time, and a clock that stands still.
-struct Seeded(u8);
+pub(super) struct Seeded(pub(super) u8);
 
 impl Outside for Seeded {
     fn random(&mut self, buffer: &mut [u8]) {
@@ -26,7 +26,7 @@ impl Outside for Seeded {
 }
 
 /// An `Instant` to count from.
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+pub(super) static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn secret(n: u8) -> WireGuardSecret {
     WireGuardSecret::from_bytes([n; 32])
