@@ -7,10 +7,12 @@ use std::{
     process::{Command, Output},
 };
 
-use carrick_lab::{Host, eventually, in_lab};
+use carrick_lab::{Host, eventually, in_lab, traffic::ping};
 use nix::sys::signal::Signal;
 
-use crate::wireguard::{Device, Implementation, PATIENCE, own_run, run, socket, try_run};
+use crate::wireguard::{
+    ATTEMPT, Device, INSIDE, Implementation, PATIENCE, Pair, own_run, run, socket, try_run,
+};
 
 const CARRICK: &str = env!("CARGO_BIN_EXE_carrick");
 
@@ -87,6 +89,26 @@ fn a_device_takes_no_other_ones_place_but_that_of_one_that_was_killed() {
         assert!(socket("wg-one").exists());
         let again = Device::start(Implementation::Carrick, &host, "wg-one");
         assert_eq!(run(&host, "wg", &["show", "wg-one", "public-key"]).trim(), again.public_key);
+    });
+}
+
+#[test]
+fn an_interface_that_was_down_is_quiet_and_carries_packets_again_once_it_is_up() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        let link = |state| drop(run(&pair.one.host, "ip", &["link", "set", "wg-one", state]));
+        link("down");
+        let before = pair.one.process.cpu_seconds().unwrap();
+        ping(&pair.two.host, INSIDE[0][0].parse().unwrap(), ATTEMPT * 3).unwrap_err();
+        let used = pair.one.process.cpu_seconds().unwrap() - before;
+        assert!(used < 0.5, "{used} s of CPU time in three seconds");
+        link("up");
+        // Addresses of IPv6 went with it.
+        for (device, inside) in [(&pair.one, INSIDE[1]), (&pair.two, INSIDE[0])] {
+            device.eventually_ping(inside[0].parse().unwrap());
+        }
     });
 }
 
