@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use carrick_lab::{Host, Lab, Process, eventually, traffic::ping};
+use carrick_types::WireGuardKey;
 use nix::mount::{MsFlags, mount};
 
 use super::contender::{Contender, in_path};
@@ -24,6 +25,10 @@ const OUTSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 
 const INSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)];
 
 const PORT: u16 = 51820;
+
+/// Where a [`Responder`] listens: the tunnel's device is at the same host.
+const RESPONDER_PORT: u16 = 51821;
+
 const MTU: &str = "1420";
 
 /// A way from one host to another.
@@ -82,7 +87,7 @@ impl Bed {
     /// Resident memory of another device of this kind, as `configuration` says.
     pub(super) fn memory_with(&self, lab: &mut Lab, name: &str, configuration: &str) -> Result<u64> {
         let (contender, program) = self.tunnel.as_ref().context("a cable has no memory")?;
-        let host = lab.host(&format!("{}-{name}", contender.name()))?;
+        let host = lab.host(&format!("{}-{name}-{}", contender.name(), lab.hosts().len()))?;
         let interface = interface(*contender, 2);
         let device = start(*contender, program, &host, &interface)?;
         let secret = key(&host)?.0;
@@ -90,6 +95,42 @@ impl Bed {
         let bytes = device.rss_bytes()?;
         device.terminate(PATIENCE)?;
         Ok(bytes)
+    }
+
+    /// Another device of this kind, with these peers, at the second host. The `sources` are addresses of the first one.
+    pub(super) fn responder(&self, sources: &str, peers: &str) -> Result<Responder> {
+        let (contender, program) = self.tunnel.as_ref().context("a cable answers no handshake")?;
+        let [initiators, host] = &self.hosts;
+        run(initiators, "ip", &["route", "replace", "local", sources, "dev", "lo"])?;
+        run(host, "ip", &["route", "replace", sources, "via", &OUTSIDE[0].to_string()])?;
+        let interface = interface(*contender, 3);
+        let device = start(*contender, program, host, &interface)?;
+        let (secret, public) = key(host)?;
+        let own = format!("[Interface]\nPrivateKey = {secret}\nListenPort = {RESPONDER_PORT}\n");
+        configure(host, &interface, &(own + peers))?;
+        run(host, "ip", &["link", "set", &interface, "up"])?;
+        let address = SocketAddrV4::new(OUTSIDE[1], RESPONDER_PORT);
+        Ok(Responder { device, key: public.parse()?, address })
+    }
+}
+
+/// A device that begins nothing.
+pub(super) struct Responder {
+    device: Process,
+    pub(super) key: WireGuardKey,
+    pub(super) address: SocketAddrV4,
+}
+
+impl Responder {
+    /// Its CPU time so far.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        Ok(self.device.cpu_seconds()?)
+    }
+
+    /// Leaves its name to the next one.
+    pub(super) fn terminate(self) -> Result<()> {
+        self.device.terminate(PATIENCE)?;
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 
 use super::{
     bed::Bed,
+    handshakes,
     load::{Load, Way},
 };
 use crate::spread::Spread;
@@ -56,6 +57,9 @@ pub(super) enum Case {
     Memory1,
     /// Resident memory with 10,000 peers
     Memory10000,
+    /// Handshakes that 256 peers begin in bursts of 32, for each second of CPU time that the responder's process takes, kernel included;
+    /// each counts once its response is authentic and the initiator has confirmed it
+    Handshakes,
 }
 
 /// A figure by its name, which ends in its unit.
@@ -68,7 +72,7 @@ impl Case {
 
     /// Whether there is something to measure.
     pub(super) fn fits(self, bed: &Bed) -> bool {
-        !bed.devices.is_empty() || !matches!(self, Self::Memory1 | Self::Memory10000)
+        !bed.devices.is_empty() || !matches!(self, Self::Memory1 | Self::Memory10000 | Self::Handshakes)
     }
 
     pub(super) fn measure(self, lab: &mut Lab, bed: &Bed, duration: Duration) -> Result<Measured> {
@@ -105,6 +109,7 @@ impl Case {
                 let bytes = bed.memory_with(lab, "many", &peers(10_000))?;
                 Ok(vec![("resident, MiB", mib(bytes))])
             }
+            Self::Handshakes => handshakes::measure(bed, duration),
         }
     }
 }
@@ -163,12 +168,17 @@ fn pings(bed: &Bed, duration: Duration) -> Result<Measured> {
     Ok(vec![("p50, ms", spread.p50), ("p99, ms", spread.p99)])
 }
 
+/// The secret of one of many peers.
+pub(super) fn peer_secret(number: u32) -> WireGuardSecret {
+    let mut secret = [7; 32];
+    secret[8..12].copy_from_slice(&number.to_be_bytes());
+    WireGuardSecret::from_bytes(secret)
+}
+
 /// The configuration of so many peers, each with a prefix.
 fn peers(count: u32) -> String {
     let peer = |number: u32| {
-        let mut secret = [7; 32];
-        secret[8..12].copy_from_slice(&number.to_be_bytes());
-        let key = WireGuardSecret::from_bytes(secret).public();
+        let key = peer_secret(number).public();
         let address = std::net::Ipv4Addr::from_bits(10 << 24 | number);
         format!("[Peer]\nPublicKey = {key}\nAllowedIPs = {address}/32\nEndpoint = 192.0.2.9:51820\n")
     };

@@ -7,6 +7,8 @@ mod bed;
 mod case;
 mod contender;
 mod figures;
+mod handshakes;
+mod initiators;
 mod load;
 
 use std::{path::PathBuf, time::Duration};

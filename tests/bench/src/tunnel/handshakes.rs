@@ -1,0 +1,140 @@
+//! Handshakes: how many a device answers for a second of one core's time.
+//!
+//! The device is the responder of many peers, which this program is. What they cost is not counted, and neither is whether there are
+//! more cores than one: the figure is handshakes for each second of CPU time that the device's process took, on all its threads.
+
+use std::{
+    fmt::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+
+use super::{
+    bed::Bed,
+    case::{Measured, peer_secret},
+    initiators::{Initiators, Tally},
+};
+
+/// So many initiate: none does again before all others have.
+const PEERS: u32 = 256;
+
+/// Where they are, one address each (RFC 2544): under load devices limit what comes from one address.
+const SOURCES: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 16);
+
+/// The least share of initiations that lead to a handshake. A device that takes time for others beside would be wronged, and one that drops
+/// them cheaply would gain.
+const FAIR: f64 = 0.95;
+
+/// So often each of the peers may try until all of them have what they need: some devices send cookies first.
+const ROUNDS_TO_SETTLE: usize = 10;
+
+pub(super) fn measure(bed: &Bed, duration: Duration) -> Result<Measured> {
+    let (network, length) = SOURCES;
+    let responder = bed.responder(&format!("{network}/{length}"), &peers()?)?;
+    let socket = bed.hosts[0].udp_bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+    let peers = (0..PEERS).map(|number| (peer_secret(number), source(number)));
+    let mut initiators = Initiators::new(socket, responder.address, responder.key, peers)?;
+    settle(&mut initiators)?;
+    let (begin, cpu, mut tally) = (Instant::now(), responder.cpu_seconds()?, Tally::default());
+    while begin.elapsed() < duration {
+        tally += initiators.burst()?;
+    }
+    let (seconds, cpu) = (begin.elapsed().as_secs_f64(), responder.cpu_seconds()? - cpu);
+    responder.terminate()?;
+    figures(tally, cpu, seconds)
+}
+
+/// Goes on until every initiation is answered, or as many as may be expected.
+fn settle(initiators: &mut Initiators) -> Result<()> {
+    let mut last = Tally::default();
+    for _ in 0..ROUNDS_TO_SETTLE {
+        last = initiators.round()?;
+        ensure!(last.completed + last.challenged > 0, "not one of {} initiations was answered", last.sent);
+        if last.completed == last.sent {
+            break;
+        }
+    }
+    is_fair(last)
+}
+
+fn figures(tally: Tally, cpu: f64, seconds: f64) -> Result<Measured> {
+    is_fair(tally)?;
+    ensure!(
+        cpu > 0.0,
+        "too short: the device took no measurable CPU time for {} handshakes",
+        tally.completed
+    );
+    let completed = tally.completed as f64;
+    Ok(vec![
+        ("of one core, handshakes/s", completed / cpu),
+        ("initiations answered, %", tally.share_completed() * 100.0),
+        ("as they came, handshakes/s", completed / seconds),
+    ])
+}
+
+fn is_fair(tally: Tally) -> Result<()> {
+    let Tally { sent, completed, challenged } = tally;
+    ensure!(
+        completed > 0 && tally.share_completed() >= FAIR,
+        "{completed} of {sent} initiations led to a handshake, {challenged} to a cookie"
+    );
+    Ok(())
+}
+
+/// Where one of the peers is.
+fn source(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(SOURCES.0.to_bits() + 1 + number)
+}
+
+/// The peers, as the responder is configured with them: where they are it learns from their handshakes.
+fn peers() -> Result<String> {
+    let mut configuration = String::new();
+    for number in 0..PEERS {
+        let (key, address) = (peer_secret(number).public(), Ipv4Addr::from_bits(10 << 24 | number));
+        writeln!(configuration, "[Peer]\nPublicKey = {key}\nAllowedIPs = {address}/32")?;
+    }
+    Ok(configuration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(tally: Tally, cpu: f64) -> String {
+        figures(tally, cpu, 1.0).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn handshakes_are_counted_for_the_cpu_time_of_the_device_alone() {
+        let tally = Tally { sent: 1000, completed: 990, challenged: 4 };
+        let measured = figures(tally, 0.5, 2.0).unwrap();
+        assert_eq!(measured.iter().map(|(_, value)| *value).collect::<Vec<_>>(), [1980.0, 99.0, 495.0]);
+    }
+
+    #[test]
+    fn a_device_that_answers_nothing_or_little_has_no_figure() {
+        let silent = Tally { sent: 1000, ..Tally::default() };
+        assert_eq!(refusal(silent, 0.5), "0 of 1000 initiations led to a handshake, 0 to a cookie");
+        let choosy = Tally { sent: 1000, completed: 900, challenged: 100 };
+        assert_eq!(refusal(choosy, 0.5), "900 of 1000 initiations led to a handshake, 100 to a cookie");
+        assert!(refusal(Tally::default(), 0.5).starts_with("0 of 0"));
+    }
+
+    #[test]
+    fn no_figure_is_infinite() {
+        let tally = Tally { sent: 10, completed: 10, challenged: 0 };
+        assert!(refusal(tally, 0.0).starts_with("too short"));
+    }
+
+    #[test]
+    fn every_peer_has_an_address_of_its_own_in_the_network_of_sources() {
+        let (network, length) = SOURCES;
+        let addresses: std::collections::BTreeSet<_> = (0..PEERS).map(source).collect();
+        assert_eq!(addresses.len(), PEERS as usize);
+        assert!(
+            addresses.iter().all(|address| (address.to_bits() ^ network.to_bits()) >> (32 - length) == 0)
+        );
+    }
+}
