@@ -38,7 +38,7 @@ struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// `carrick device` beside other WireGuard devices: throughput, CPU, round trips and memory
+    /// `carrick device` beside other WireGuard devices: throughput, CPU, round trips, memory and handshakes
     Tunnel(tunnel::Options),
     /// Connections under traffic for minutes, across rekeys and coordinator restarts; fails if one breaks or stalls
     Soak(Soak),

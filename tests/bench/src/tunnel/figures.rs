@@ -80,6 +80,8 @@ impl Figures {
         for row in &mut self.rows {
             let reference =
                 row.values.iter().find(|value| value.of == REFERENCE).and_then(|value| value.median);
+            // Nothing is so many times zero.
+            let reference = reference.filter(|median| *median != 0.0);
             for value in row.values.iter_mut().filter(|value| value.of != REFERENCE) {
                 value.ratio = value.median.zip(reference).map(|(median, reference)| median / reference);
             }
@@ -137,6 +139,24 @@ fn median(samples: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_no_ratio_to_nothing() {
+        let mut figures = Figures::new(1, 1, Vec::new(), Vec::new());
+        figures.add(Case::Handshakes, "carrick", vec![("%", 1.0)]);
+        figures.add(Case::Handshakes, REFERENCE, vec![("%", 0.0)]);
+        assert_eq!(figures.rows[0].values[0].ratio, None);
+    }
+
+    #[test]
+    fn what_has_failed_has_no_figure() {
+        let mut figures = Figures::new(1, 1, Vec::new(), Vec::new());
+        figures.add(Case::Handshakes, REFERENCE, vec![("handshakes/s", 1.0)]);
+        figures.fail(Case::Handshakes, "carrick", &anyhow::anyhow!("not one was answered"));
+        let (table, json) = (figures.to_table(), serde_json::to_string(&figures).unwrap());
+        assert!(table.contains("handshakes: failed") && json.contains("not one was answered"), "{table}");
+        assert!(!json.contains("ratio") && !json.contains("null"), "{json}");
+    }
 
     #[test]
     fn a_ratio_is_of_medians_and_against_the_reference() {
