@@ -13,7 +13,7 @@ use carrick_lab::{Host, Lab, Process, eventually, traffic::ping};
 use carrick_types::WireGuardKey;
 use nix::mount::{MsFlags, mount};
 
-use super::contender::{Contender, in_path};
+use super::contender::{Contender, Program, in_path};
 
 /// How long a device may take to start, and a handshake.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ const MTU: &str = "1420";
 
 /// A way from one host to another.
 pub(super) struct Bed {
-    tunnel: Option<(Contender, PathBuf)>,
+    tunnel: Option<Program>,
     pub(super) hosts: [Host; 2],
     /// The addresses to be measured between.
     pub(super) addresses: [IpAddr; 2],
@@ -49,16 +49,17 @@ impl Bed {
     }
 
     /// A tunnel that is up.
-    pub(super) fn new(lab: &mut Lab, contender: Contender, program: PathBuf) -> Result<Self> {
-        let hosts = cable(lab, contender.name())?;
+    pub(super) fn new(lab: &mut Lab, program: Program) -> Result<Self> {
+        let name = program.contender.name();
+        let hosts = cable(lab, name)?;
         let mut devices = Vec::new();
         let mut keys = Vec::new();
         for (end, host) in hosts.iter().enumerate() {
-            devices.push(start(contender, &program, host, &interface(contender, end))?);
+            devices.push(start(&program, host, &program.interface(end))?);
             keys.push(key(host)?);
         }
         for (end, host) in hosts.iter().enumerate() {
-            let (interface, other) = (interface(contender, end), 1 - end);
+            let (interface, other) = (program.interface(end), 1 - end);
             let (secret, peer) = (&keys[end].0, &keys[other].1);
             let configuration = format!(
                 "[Interface]\nPrivateKey = {secret}\nListenPort = {PORT}\n[Peer]\nPublicKey = {peer}\nAllowedIPs = {}/32\n\
@@ -70,13 +71,29 @@ impl Bed {
             run(host, "ip", &["link", "set", &interface, "mtu", MTU, "up"])?;
         }
         let answer = || ping(&hosts[0], INSIDE[1].into(), Duration::from_secs(1)).ok();
-        eventually(PATIENCE, &format!("an answer through {}", contender.name()), answer)?;
+        eventually(PATIENCE, &format!("an answer through {name}"), answer)?;
         let addresses = INSIDE.map(IpAddr::V4);
-        Ok(Self { tunnel: Some((contender, program)), hosts, addresses, devices })
+        Ok(Self { tunnel: Some(program), hosts, addresses, devices })
     }
 
     pub(super) fn name(&self) -> &'static str {
-        self.tunnel.as_ref().map_or("untunnelled", |(contender, _)| contender.name())
+        self.tunnel.as_ref().map_or("untunnelled", |program| program.contender.name())
+    }
+
+    pub(super) fn is_of(&self, contender: Contender) -> bool {
+        self.tunnel.as_ref().is_some_and(|program| program.contender == contender)
+    }
+
+    /// Another tunnel of this kind, whose devices have so many shards.
+    pub(super) fn with_shards(&self, lab: &mut Lab, shards: u8) -> Result<Self> {
+        let program = self.tunnel.clone().context("a cable has no shards")?;
+        Self::new(lab, Program { shards: Some(shards), ..program })
+    }
+
+    /// Ends the devices, and leaves their names to others.
+    pub(super) fn terminate(self) -> Result<()> {
+        self.devices.iter().try_for_each(|device| device.terminate(PATIENCE).map(drop))?;
+        Ok(())
     }
 
     /// CPU time of the devices so far.
@@ -86,10 +103,10 @@ impl Bed {
 
     /// Resident memory of another device of this kind, as `configuration` says.
     pub(super) fn memory_with(&self, lab: &mut Lab, name: &str, configuration: &str) -> Result<u64> {
-        let (contender, program) = self.tunnel.as_ref().context("a cable has no memory")?;
-        let host = lab.host(&format!("{}-{name}-{}", contender.name(), lab.hosts().len()))?;
-        let interface = interface(*contender, 2);
-        let device = start(*contender, program, &host, &interface)?;
+        let program = self.tunnel.as_ref().context("a cable has no memory")?;
+        let host = lab.host(&format!("{}-{name}-{}", self.name(), lab.hosts().len()))?;
+        let interface = program.interface(2);
+        let device = start(program, &host, &interface)?;
         let secret = key(&host)?.0;
         configure(&host, &interface, &format!("[Interface]\nPrivateKey = {secret}\n{configuration}"))?;
         let bytes = device.rss_bytes()?;
@@ -99,12 +116,12 @@ impl Bed {
 
     /// Another device of this kind, with these peers, at the second host. The `sources` are addresses of the first one.
     pub(super) fn responder(&self, sources: &str, peers: &str) -> Result<Responder> {
-        let (contender, program) = self.tunnel.as_ref().context("a cable answers no handshake")?;
+        let program = self.tunnel.as_ref().context("a cable answers no handshake")?;
         let [initiators, host] = &self.hosts;
         run(initiators, "ip", &["route", "replace", "local", sources, "dev", "lo"])?;
         run(host, "ip", &["route", "replace", sources, "via", &OUTSIDE[0].to_string()])?;
-        let interface = interface(*contender, 3);
-        let device = start(*contender, program, host, &interface)?;
+        let interface = program.interface(3);
+        let device = start(program, host, &interface)?;
         let (secret, public) = key(host)?;
         let own = format!("[Interface]\nPrivateKey = {secret}\nListenPort = {RESPONDER_PORT}\n");
         configure(host, &interface, &(own + peers))?;
@@ -141,19 +158,16 @@ pub(super) fn own_run() -> Result<()> {
 }
 
 fn cable(lab: &mut Lab, name: &str) -> Result<[Host; 2]> {
-    let hosts = [lab.host(&format!("{name}-0"))?, lab.host(&format!("{name}-1"))?];
+    let number = lab.hosts().len();
+    let hosts = [lab.host(&format!("{name}-{number}"))?, lab.host(&format!("{name}-{}", number + 1))?];
     let [one, two] = OUTSIDE.map(|address| format!("{address}/24"));
     lab.wire(&hosts[0], "eth0", &[&one], &hosts[1], "eth0", &[&two])?;
     Ok(hosts)
 }
 
-fn interface(contender: Contender, end: usize) -> String {
-    format!("{:.10}{end}", contender.name().replace('-', ""))
-}
-
 /// Starts a device, and waits until it can be configured.
-fn start(contender: Contender, program: &Path, host: &Host, interface: &str) -> Result<Process> {
-    let process = host.spawn(interface, contender.command(program, interface))?;
+fn start(program: &Program, host: &Host, interface: &str) -> Result<Process> {
+    let process = host.spawn(interface, program.command(interface))?;
     let socket = Path::new("/run/wireguard").join(format!("{interface}.sock"));
     eventually(PATIENCE, &format!("{}", socket.display()), || UnixStream::connect(&socket).ok())
         .with_context(|| process.output())?;

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 
 use super::{
     bed::Bed,
+    contender::Contender,
     handshakes,
     load::{Load, Way},
 };
@@ -60,6 +61,8 @@ pub(super) enum Case {
     /// Handshakes that 256 peers begin in bursts of 32, for each second of CPU time that the responder's process takes, kernel included;
     /// each counts once its response is authentic and the initiator has confirmed it
     Handshakes,
+    /// Four TCP streams through carrick with one shard, and then with two
+    Shards,
 }
 
 /// A figure by its name, which ends in its unit.
@@ -72,7 +75,19 @@ impl Case {
 
     /// Whether there is something to measure.
     pub(super) fn fits(self, bed: &Bed) -> bool {
-        !bed.devices.is_empty() || !matches!(self, Self::Memory1 | Self::Memory10000 | Self::Handshakes)
+        match self {
+            Self::Memory1 | Self::Memory10000 | Self::Handshakes => !bed.devices.is_empty(),
+            Self::Shards => bed.is_of(Contender::Carrick),
+            Self::Tcp1
+            | Self::Tcp4
+            | Self::TcpReverse
+            | Self::TcpBoth
+            | Self::Udp1200
+            | Self::Small
+            | Self::RttIdle
+            | Self::RttPaced
+            | Self::RttSaturated => true,
+        }
     }
 
     pub(super) fn measure(self, lab: &mut Lab, bed: &Bed, duration: Duration) -> Result<Measured> {
@@ -110,6 +125,7 @@ impl Case {
                 Ok(vec![("resident, MiB", mib(bytes))])
             }
             Self::Handshakes => handshakes::measure(bed, duration),
+            Self::Shards => shards(lab, bed, duration),
         }
     }
 }
@@ -129,6 +145,21 @@ fn stream(bed: &Bed, ways: &[Way<'_>], duration: Duration) -> Result<Measured> {
     let (seconds, bytes, _, cpu) = under(bed, Load::tcp(ways, None)?, duration, thread::sleep)?;
     let mut measured = vec![("Gbit/s", bytes * 8.0 / seconds / 1e9)];
     measured.extend(cpu.map(|cpu| ("CPU s per GB, both ends", cpu / (bytes / 1e9))));
+    Ok(measured)
+}
+
+/// What a second shard brings where there is more than one flow.
+fn shards(lab: &mut Lab, bed: &Bed, duration: Duration) -> Result<Measured> {
+    const NAMES: [[&str; 2]; 2] =
+        [["one, Gbit/s", "one, CPU s per GB, both ends"], ["two, Gbit/s", "two, CPU s per GB, both ends"]];
+    let mut measured = Measured::new();
+    for (shards, names) in (1..).zip(NAMES) {
+        let bed = bed.with_shards(lab, shards)?;
+        let [one, two] = &bed.hosts;
+        let figures = stream(&bed, &[(one, two, bed.addresses[1]); 4], duration)?;
+        measured.extend(names.into_iter().zip(figures).map(|(name, (_, value))| (name, value)));
+        bed.terminate()?;
+    }
     Ok(measured)
 }
 

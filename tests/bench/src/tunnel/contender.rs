@@ -1,11 +1,6 @@
 //! The devices that are measured.
 
-use std::{
-    env, fmt,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-};
+use std::{env, fmt, path::PathBuf, process::Command, thread};
 
 /// What makes a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +37,7 @@ impl Contender {
     }
 
     /// The program that was named, or else the one in PATH.
-    pub(super) fn program(self, named: Option<PathBuf>) -> Result<PathBuf, Absent> {
+    pub(super) fn program(self, named: Option<PathBuf>) -> Result<Program, Absent> {
         let (program, remedy) = match self {
             Self::Carrick => ("carrick", "cargo build --release"),
             Self::WireGuardGo => ("wireguard-go", "apt-get install wireguard-go"),
@@ -53,24 +48,50 @@ impl Contender {
             Some(path) => path.is_file().then(|| path.clone()),
             None => in_path(program),
         };
-        found.ok_or_else(|| Absent { program: named.unwrap_or_else(|| program.into()), remedy })
+        match found {
+            Some(path) => Ok(Program { contender: self, path, shards: None }),
+            None => Err(Absent { program: named.unwrap_or_else(|| program.into()), remedy }),
+        }
     }
+}
 
+/// A contender as it is run.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    pub(super) contender: Contender,
+    pub(super) path: PathBuf,
+    /// How many threads move packets, where that is not left to itself. Only carrick can be told so.
+    pub(super) shards: Option<u8>,
+}
+
+impl Program {
     /// What it says of its version: figures of another one are others.
-    pub(super) fn version(program: &Path) -> String {
-        let said =
-            Command::new(program).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    pub(super) fn version(&self) -> String {
+        let said = Command::new(&self.path)
+            .arg("--version")
+            .output()
+            .map(|output| output.stdout)
+            .unwrap_or_default();
         String::from_utf8_lossy(&said).lines().next().unwrap_or("unknown").trim().to_owned()
     }
 
+    /// The name of one of its interfaces: devices are found by it, so it is another one for each that runs at a time.
+    pub(super) fn interface(&self, end: usize) -> String {
+        let shards = self.shards.map(|shards| shards.to_string()).unwrap_or_default();
+        format!("{:.9}{shards}{end}", self.contender.name().replace('-', ""))
+    }
+
     /// Runs it in the foreground.
-    pub(super) fn command(self, program: &Path, interface: &str) -> Command {
-        let mut command = Command::new(program);
-        command.args(match self {
-            Self::Carrick => ["device", "--foreground"].as_slice(),
-            Self::WireGuardGo => &["--foreground"],
-            Self::Boringtun | Self::Gotatun => &["--foreground", "--disable-drop-privileges"],
+    pub(super) fn command(&self, interface: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(match self.contender {
+            Contender::Carrick => ["device", "--foreground"].as_slice(),
+            Contender::WireGuardGo => &["--foreground"],
+            Contender::Boringtun | Contender::Gotatun => &["--foreground", "--disable-drop-privileges"],
         });
+        if let Some(shards) = self.shards {
+            command.arg("--shards").arg(shards.to_string());
+        }
         command.arg(interface);
         let cores = thread::available_parallelism().map_or(1, usize::from);
         command.env("LOG_LEVEL", "error").env("WG_LOG_LEVEL", "error").env("WG_THREADS", cores.to_string());
@@ -83,4 +104,38 @@ pub(super) fn in_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     directories.map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_have_names_of_their_own_that_the_kernel_takes() {
+        let mut names = std::collections::BTreeSet::new();
+        for contender in
+            [Contender::Carrick, Contender::WireGuardGo, Contender::Boringtun, Contender::Gotatun]
+        {
+            for shards in [None, Some(1), Some(2), Some(64)] {
+                let program = Program { contender, path: PathBuf::new(), shards };
+                for end in 0..4 {
+                    let name = program.interface(end);
+                    assert!(name.len() <= 15, "{name}");
+                    assert!(names.insert(name.clone()), "{name} twice");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shards_are_asked_for_where_they_are_said() {
+        let mut program = Program { contender: Contender::Carrick, path: "carrick".into(), shards: None };
+        let arguments = |program: &Program| {
+            let command = program.command("wg0");
+            command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(arguments(&program), ["device", "--foreground", "wg0"]);
+        program.shards = Some(2);
+        assert_eq!(arguments(&program), ["device", "--foreground", "--shards", "2", "wg0"]);
+    }
 }

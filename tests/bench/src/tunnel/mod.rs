@@ -62,8 +62,8 @@ pub(crate) fn measure(carrick: PathBuf, options: &Options) -> Result<Figures> {
     for (contender, program) in named {
         match contender.program(program) {
             Ok(program) => {
-                versions.push(Contender::version(&program));
-                beds.push(Bed::new(&mut lab, contender, program)?);
+                versions.push(program.version());
+                beds.push(Bed::new(&mut lab, program)?);
             }
             Err(absent) => {
                 note(&format!("!! {absent}"));
