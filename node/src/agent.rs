@@ -28,6 +28,7 @@ use crate::{
     identity::{Identity, Progress, Question, now},
     netlink::{Interface, MARK},
     plan::{Plan, Standing, plan},
+    routes,
     session::{Opening, Session, SessionError},
     shard::{Command, Shards},
     tun::Tun,
@@ -102,6 +103,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
     let looked_at = uapi::Server::bind(&config.interface)
         .inspect_err(|error| info!(%error, "`wg show` will not answer"))
         .map(|server| tokio::spawn(server.serve(shard.commands(), uapi::Access::ReadOnly)));
+    let routes = tokio::spawn(routes::follow(shard.commands()));
     info!(interface = config.interface, port, %public_key, "node agent started");
 
     let mut agent = Agent {
@@ -133,6 +135,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<(
         // Its socket is gone with it.
         let _ = looked_at.await;
     }
+    routes.abort();
     shard.stop().await;
     let down = interface.down().await;
     info!("node agent stopped");

@@ -15,6 +15,7 @@ mod netlink;
 mod plan;
 mod priority;
 mod readiness;
+mod routes;
 mod session;
 mod shard;
 pub mod stand_alone;

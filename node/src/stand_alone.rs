@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    NetlinkError, TunError, UapiError, netlink,
+    NetlinkError, TunError, UapiError, netlink, routes,
     shard::{Command, Commands, Shards},
     tun::Tun,
     uapi::{Access, Server},
@@ -76,6 +76,7 @@ pub async fn run(
     is_there().map_err(StandAloneError::PacketPath)?;
     info!(interface, "device started");
     let commands = shard.commands();
+    let routes = tokio::spawn(routes::follow(shard.commands()));
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(End::Asked),
         () = server.serve(shard.commands(), Access::Full) => Ok(End::SocketRemoved),
@@ -87,6 +88,7 @@ pub async fn run(
             Err(_) => Err(StandAloneError::PacketPath(io::Error::other("its thread panicked"))),
         },
     };
+    routes.abort();
     shard.stop().await;
     info!(interface, end = ?outcome.as_ref().ok(), "device stopped");
     outcome.map(drop)

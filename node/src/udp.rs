@@ -1,6 +1,7 @@
 //! The WireGuard sockets: one for IPv4 and one for IPv6, on the same port.
 //!
-//! Many datagrams go to, or come from, one place in one call (`UDP_SEGMENT`, `UDP_GRO`: udp(7)) where the kernel can.
+//! Many datagrams go to, or come from, one place in one call (`UDP_SEGMENT`, `UDP_GRO`: udp(7)) where the kernel can. What goes to a peer
+//! leaves from the address that it spoke to, for as long as that is one of this host (`IP_PKTINFO`: ip(7), `IPV6_PKTINFO`: RFC 3542).
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -9,14 +10,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use carrick_dataplane::{MessageType, Transmit};
+use carrick_dataplane::{Endpoint, MessageType, Source, Transmit};
 use nix::{
     errno::Errno,
-    sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
-    },
+    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt},
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
+
+use self::control::Control;
 
 /// How much each socket may hold, in bytes; the kernel may grant less.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
@@ -37,8 +38,8 @@ pub(crate) struct UdpSockets {
 /// Datagrams of one sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Received {
-    /// Whose.
-    pub(crate) from: SocketAddr,
+    /// Whose, and what they were sent to.
+    pub(crate) from: Endpoint,
     /// How many bytes they have together.
     pub(crate) length: usize,
     /// How long each is, but for the last, which may be shorter.
@@ -74,7 +75,7 @@ impl UdpSockets {
         for socket in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
             SockRef::from(socket).set_reuse_port(true)?;
         }
-        let mark = SockRef::from(&self.v4).mark()?;
+        let mark = self.mark()?;
         let bind = |ip: IpAddr| bind_beside(SocketAddr::new(ip, self.port), mark);
         let v4 = bind(Ipv4Addr::UNSPECIFIED.into())?;
         let v6 = self.v6.as_ref().map(|_| bind(Ipv6Addr::UNSPECIFIED.into())).transpose()?;
@@ -109,39 +110,66 @@ impl UdpSockets {
         self.port
     }
 
-    /// Sends datagrams from the socket of their family: in one call, or where the kernel refuses that, one by one.
-    pub(crate) fn send(&self, Transmit { to, payload, segment, .. }: &Transmit) -> io::Result<()> {
-        self.send_all(*to, payload, *segment)
+    /// The firewall mark of both.
+    pub(crate) fn mark(&self) -> io::Result<u32> {
+        SockRef::from(&self.v4).mark()
     }
 
-    fn send_all(&self, to: SocketAddr, payload: &[u8], segment: usize) -> io::Result<()> {
+    /// Sends datagrams from the socket of their family: in one call, or where the kernel refuses that, one by one.
+    pub(crate) fn send(&self, Transmit { to, source, payload, segment, .. }: &Transmit) -> io::Result<()> {
+        self.send_all(Endpoint { remote: *to, source: *source }, payload, *segment)
+    }
+
+    fn send_all(&self, mut to: Endpoint, payload: &[u8], segment: usize) -> io::Result<()> {
         if payload.len() > segment && self.segments.load(Ordering::Relaxed) {
             match self.send_segments(to, payload, segment) {
                 // The interface that the datagrams leave by cannot do it, nor will it later.
                 Err(Errno::EIO) => {
                     self.segments.store(false, Ordering::Relaxed);
-                    tracing::info!(%to, "the kernel does not cut datagrams up here; they are sent one by one");
+                    tracing::info!(to = %to.remote, "the kernel does not cut datagrams up here; they are sent one by one");
                 }
-                // Not on this way, or not these: on a path with a smaller MTU they become fragments.
-                Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP) => {}
+                // Not on this way, or not these: on a path with a smaller MTU they become fragments. Or not from there, which shows when
+                // one goes alone.
+                Err(errno)
+                    if matches!(errno, Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP)
+                        || (to.source.is_some() && is_of_source(errno)) => {}
                 sent => return sent.map_err(io::Error::from),
             }
         }
-        payload.chunks(segment).try_for_each(|datagram| self.send_to(to, datagram))
+        payload.chunks(segment).try_for_each(|datagram| self.send_one(&mut to, datagram))
     }
 
     /// Sends a datagram from the socket of its family.
     pub(crate) fn send_to(&self, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
-        self.socket_to(to)?.send_to(payload, to).map(drop)
+        self.send_message(to.into(), payload, None).map_err(io::Error::from)
     }
 
-    fn send_segments(&self, to: SocketAddr, payload: &[u8], segment: usize) -> Result<(), Errno> {
-        let socket = self.socket_to(to).map_err(|_| Errno::EAFNOSUPPORT)?;
+    /// Sends a datagram; where it cannot leave from its source, from wherever the routing table says, and so do those after it.
+    fn send_one(&self, to: &mut Endpoint, datagram: &[u8]) -> io::Result<()> {
+        let mut sent = self.send_message(*to, datagram, None);
+        if to.source.is_some() && sent.is_err_and(is_of_source) {
+            let anywhere = Endpoint::from(to.remote);
+            sent = self.send_message(anywhere, datagram, None);
+            if sent.is_ok() {
+                *to = anywhere;
+            }
+        }
+        sent.map_err(io::Error::from)
+    }
+
+    fn send_segments(&self, to: Endpoint, payload: &[u8], segment: usize) -> Result<(), Errno> {
         let segment = u16::try_from(segment).map_err(|_| Errno::EINVAL)?;
-        let control = [ControlMessage::UdpGsoSegments(&segment)];
-        let to = SockaddrStorage::from(to);
+        self.send_message(to, payload, Some(segment))
+    }
+
+    fn send_message(&self, to: Endpoint, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+        let socket = self.socket_to(to.remote).map_err(|_| Errno::EAFNOSUPPORT)?;
+        let (address, control) = (SockAddr::from(to.remote), Control::new(to.source, segment));
         let slices = [IoSlice::new(payload)];
-        sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to)).map(drop)
+        let message =
+            MsgHdr::new().with_addr(&address).with_buffers(&slices).with_control(control.as_bytes());
+        let sent = SockRef::from(socket).sendmsg(&message, 0);
+        sent.map(drop).map_err(|error| error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw))
     }
 
     fn socket_to(&self, to: SocketAddr) -> io::Result<&UdpSocket> {
@@ -150,25 +178,60 @@ impl UdpSockets {
     }
 }
 
+/// Whether datagrams may be refused for where they are to leave from: the address is no longer this host's (`ENETUNREACH`, or `EINVAL`
+/// of IPv6 and of earlier kernels), its interface is gone (`ENODEV`), or a rule for that address leads nowhere.
+const fn is_of_source(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EINVAL
+            | Errno::EADDRNOTAVAIL
+            | Errno::ENODEV
+            | Errno::ENETUNREACH
+            | Errno::EHOSTUNREACH
+            | Errno::EACCES
+    )
+}
+
+/// Room for the control messages of one read, aligned as they are.
+#[repr(align(8))]
+struct ControlRoom([u8; 128]);
+
 /// Takes what waits at a socket: a datagram, or several of one sender and one length. `WouldBlock` where nothing does.
 pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut control = nix::cmsg_space!(i32);
+    let mut control = ControlRoom([0; 128]);
     let mut slices = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrStorage>(
         socket.as_raw_fd(),
         &mut slices,
-        Some(&mut control),
+        Some(&mut control.0),
         MsgFlags::MSG_DONTWAIT,
     )?;
-    let segment = message.cmsgs()?.find_map(|control| {
-        if let ControlMessageOwned::UdpGroSegments(segment) = control {
-            usize::try_from(segment).ok().filter(|segment| *segment > 0)
+    let (mut segment, mut source) = (None, None);
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::UdpGroSegments(length) = control {
+            segment = usize::try_from(length).ok().filter(|length| *length > 0);
         } else {
-            None
+            source = source.or_else(|| sent_to(&control));
         }
-    });
-    let from = message.address.as_ref().and_then(address).ok_or(io::ErrorKind::InvalidData)?;
+    }
+    let remote = message.address.as_ref().and_then(address).ok_or(io::ErrorKind::InvalidData)?;
+    let from = Endpoint { remote, source };
     Ok(Received { from, length: message.bytes, segment: segment.unwrap_or(message.bytes.max(1)) })
+}
+
+/// What a datagram was sent to, if one can answer from there.
+fn sent_to(control: &ControlMessageOwned) -> Option<Source> {
+    let (address, interface) = if let ControlMessageOwned::Ipv4PacketInfo(info) = control {
+        (
+            Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr)).into(),
+            u32::try_from(info.ipi_ifindex).ok()?,
+        )
+    } else if let ControlMessageOwned::Ipv6PacketInfo(info) = control {
+        (IpAddr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex)
+    } else {
+        return None;
+    };
+    (!address.is_unspecified() && !address.is_multicast()).then_some(Source { address, interface })
 }
 
 fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
@@ -194,132 +257,17 @@ fn bound(address: SocketAddr, mark: u32, beside: bool) -> io::Result<UdpSocket> 
     socket.set_mark(mark)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    // Without it datagrams come one by one, and all goes on.
+    // Without these, datagrams come one by one, and answers leave from where the routing table says, and all goes on.
     let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+    let _ = if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
+    } else {
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
+    };
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
+mod control;
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// Sockets, and where theirs and another one's are on the loopback interface.
-    fn sockets(v6: bool) -> (UdpSockets, SocketAddr) {
-        let sockets = UdpSockets::bind(0, 0).unwrap();
-        let host = if v6 { "[::1]" } else { "127.0.0.1" };
-        let at = format!("{host}:{}", sockets.port()).parse().unwrap();
-        (sockets, at)
-    }
-
-    fn peer(v6: bool) -> (UdpSocket, SocketAddr) {
-        let socket = UdpSocket::bind(if v6 { "[::1]:0" } else { "127.0.0.1:0" }).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let at = socket.local_addr().unwrap();
-        (socket, at)
-    }
-
-    /// Waits for what comes next.
-    fn next(socket: &UdpSocket, buffer: &mut [u8]) -> Received {
-        for _ in 0..2_000 {
-            match receive(socket, buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                received => return received.unwrap(),
-            }
-        }
-        panic!("nothing came");
-    }
-
-    #[test]
-    fn where_the_kernel_stops_cutting_up_datagrams_go_one_by_one_and_none_is_lost() {
-        let (sockets, _) = sockets(false);
-        let (other, to) = peer(false);
-        let payload: Vec<u8> = (0..250).collect();
-        let mut buffer = [0; 200];
-        let mut arrive = || {
-            sockets.send_all(to, &payload, 100).unwrap();
-            let came: Vec<_> = (0..3)
-                .map(|_| other.recv(&mut buffer).map(|length| buffer[..length].to_vec()).unwrap())
-                .collect();
-            assert_eq!(came.concat(), payload);
-            assert_eq!(came.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
-        };
-        arrive();
-        // Without checksums, which nothing can cut up (`EINVAL`).
-        let on: libc::c_int = 1;
-        let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap();
-        // SAFETY: the descriptor is open, and `on` is a number of the size that is said.
-        let set = unsafe {
-            libc::setsockopt(
-                sockets.v4.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_NO_CHECK,
-                (&raw const on).cast(),
-                size,
-            )
-        };
-        assert_eq!(set, 0);
-        assert!(sockets.send_segments(to, &payload, 100).is_err(), "the kernel refuses");
-        arrive();
-    }
-
-    #[test]
-    fn each_datagram_of_a_burst_has_the_source_that_it_came_from() {
-        for v6 in [false, true] {
-            let (sockets, at) = sockets(v6);
-            let socket = if v6 { sockets.v6.as_ref().unwrap() } else { &sockets.v4 };
-            let others = [peer(v6), peer(v6), peer(v6)];
-            for number in 0..30 {
-                others[usize::from(number) % 3].0.send_to(&[number; 40], at).unwrap();
-            }
-            let mut buffer = [0; 4096];
-            let mut seen = 0;
-            while seen < 30 {
-                let received = next(socket, &mut buffer);
-                for datagram in buffer[..received.length].chunks(received.segment) {
-                    assert_eq!(received.from, others[usize::from(datagram[0]) % 3].1);
-                    seen += 1;
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn each_data_message_comes_to_the_socket_that_its_index_names_and_all_else_to_the_first() {
-        for v6 in [false, true] {
-            let (first, at) = sockets(v6);
-            let all = [first.join().unwrap(), first.join().unwrap()];
-            first.steer(3).unwrap();
-            let all = [&first, &all[0], &all[1]]
-                .map(|sockets| if v6 { sockets.v6.as_ref().unwrap() } else { &sockets.v4 });
-            let mut buffer = [0; 4096];
-            let (other, _) = peer(v6);
-            for (kind, slot, expected) in
-                [(4, 3, 0), (4, 4, 1), (4, 5, 2), (1, 4, 0), (2, 5, 0), (3, 5, 0), (0, 5, 0)]
-            {
-                let datagram = [&[kind, 0, 0, 0, 7, slot, 1, 0][..], &[0; 24]].concat();
-                other.send_to(&datagram, at).unwrap();
-                assert_eq!(next(all[expected], &mut buffer).length, 32, "type {kind}, slot {slot}");
-            }
-            other.send_to(&[4], at).unwrap();
-            assert_eq!(next(all[0], &mut buffer).length, 1, "one that is too short for an index");
-            assert!(UdpSockets::bind(first.port(), 0).is_err(), "the port is taken");
-        }
-    }
-
-    #[test]
-    fn the_shortest_and_the_longest_datagram_there_are_come_as_they_are() {
-        let (sockets, at) = sockets(false);
-        let (other, _) = peer(false);
-        let mut buffer = vec![0; 1 << 16];
-        for length in [0, carrick_dataplane::MAX_DATAGRAM] {
-            other.send_to(&vec![9; length], at).unwrap();
-            let received = next(&sockets.v4, &mut buffer);
-            assert_eq!((received.length, received.segment), (length, length.max(1)));
-        }
-    }
-}
+mod tests;

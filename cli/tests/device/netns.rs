@@ -11,7 +11,9 @@ use carrick_lab::{
     traffic::{ping, stream},
 };
 
-use crate::wireguard::{ATTEMPT, Device, INSIDE, Implementation, PATIENCE, PORT, Pair, own_run, public, run};
+use crate::wireguard::{
+    ATTEMPT, Device, INSIDE, Implementation, OUTSIDE, PATIENCE, PORT, Pair, own_run, public, run, try_run,
+};
 
 const STREAM: u16 = 5201;
 
@@ -114,6 +116,112 @@ fn a_peer_that_roams_is_followed_in_both_families() {
         pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
         assert_eq!(pair.two.show("endpoints"), "[2001:db8::77]:9997");
         pair.two.eventually_ping(INSIDE[0][0].parse().unwrap());
+    });
+}
+
+#[test]
+fn a_reply_leaves_from_the_address_that_was_asked() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        for family in [0, 1] {
+            let first = OUTSIDE[0][family];
+            let (second, length) = [("192.0.2.11", 24), ("2001:db8::11", 64)][family];
+            let network = ["192.0.2.0/24", "2001:db8::/64"][family];
+            pair.one.host.add_address("eth0", &format!("{second}/{length}")).unwrap();
+            for (asked, other) in [(second, first), (first, second)] {
+                let endpoint = SocketAddr::new(asked.parse().unwrap(), PORT).to_string();
+                pair.two.set(&["peer", &pair.one.public_key, "endpoint", &endpoint]);
+                pair.two.eventually_ping(INSIDE[0][0].parse().unwrap());
+                assert_eq!(pair.two.show("endpoints"), endpoint);
+                // Whatever the routing table prefers, and however many datagrams go at once.
+                for preferred in [other, asked, other] {
+                    run(
+                        &pair.one.host,
+                        "ip",
+                        &["route", "replace", network, "dev", "eth0", "src", preferred],
+                    );
+                    ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), PATIENCE).unwrap();
+                    let address = SocketAddr::new(INSIDE[1][0].parse().unwrap(), STREAM);
+                    stream(&pair.one.host, &pair.two.host, address, Duration::from_millis(300)).unwrap();
+                    assert_eq!(pair.two.show("endpoints"), endpoint);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn an_address_of_another_interface_than_the_way_leads_over_is_asked_and_answers() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        let (one, two) = (&pair.one.host, &pair.two.host);
+        for (family, asked) in ["203.0.113.1", "2001:db8:1::1"].into_iter().enumerate() {
+            run(one, "ip", &["address", "add", asked, "dev", "lo"]);
+            run(two, "ip", &["route", "add", asked, "via", OUTSIDE[0][family]]);
+            let endpoint = SocketAddr::new(asked.parse().unwrap(), PORT).to_string();
+            pair.two.set(&["peer", &pair.one.public_key, "endpoint", &endpoint]);
+            pair.two.eventually_ping(INSIDE[0][0].parse().unwrap());
+            // Another route says nothing of this one.
+            let another = ["203.0.113.128/25", "2001:db8:2::/64"][family];
+            run(one, "ip", &["route", "add", another, "via", OUTSIDE[1][family]]);
+            thread::sleep(Duration::from_secs(1));
+            ping(one, INSIDE[1][0].parse().unwrap(), PATIENCE).unwrap();
+            assert_eq!(pair.two.show("endpoints"), endpoint);
+        }
+    });
+}
+
+#[test]
+fn an_address_that_was_asked_may_go_away() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        let host = &pair.one.host;
+        host.sysctl("net.ipv4.conf.all.promote_secondaries", "1").unwrap();
+        for (family, [added, removed]) in
+            [["192.0.2.77/24", "192.0.2.1/24"], ["2001:db8::77/64", "2001:db8::1/64"]].into_iter().enumerate()
+        {
+            pair.point(0, family);
+            pair.assert_pings();
+            let before = pair.one.last_handshake();
+            host.add_address("eth0", added).unwrap();
+            host.del_address("eth0", removed).unwrap();
+            // Not one packet is lost, single or cut up by the kernel.
+            ping(host, INSIDE[1][0].parse().unwrap(), PATIENCE).unwrap();
+            let address = SocketAddr::new(INSIDE[1][0].parse().unwrap(), STREAM);
+            stream(host, &pair.two.host, address, Duration::from_millis(300)).unwrap();
+            assert_eq!(pair.one.last_handshake(), before);
+            let now = added.split('/').next().unwrap().parse().unwrap();
+            assert_eq!(pair.two.show("endpoints"), SocketAddr::new(now, PORT).to_string());
+        }
+    });
+}
+
+#[test]
+fn a_source_is_given_up_when_the_way_leads_over_another_interface() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        let (one, two) = (&pair.one.host, &pair.two.host);
+        let ends = [["198.51.100.1", "2001:db8:1::1"], ["198.51.100.2", "2001:db8:1::2"]];
+        let [end_one, end_two] = ends.map(|[v4, v6]| [format!("{v4}/24"), format!("{v6}/64")]);
+        let [end_one, end_two] = [&end_one, &end_two].map(|end| end.each_ref().map(String::as_str));
+        lab.wire(one, "eth1", &end_one, two, "eth1", &end_two).unwrap();
+        for (family, beyond) in ["203.0.113.2", "2001:db8:2::2"].into_iter().enumerate() {
+            run(two, "ip", &["address", "add", beyond, "dev", "lo"]);
+            run(one, "ip", &["route", "add", beyond, "via", OUTSIDE[1][family], "metric", "20"]);
+            let endpoint = |address: &str| SocketAddr::new(address.parse().unwrap(), PORT).to_string();
+            pair.one.set(&["peer", &pair.two.public_key, "endpoint", &endpoint(beyond)]);
+            pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+            assert_eq!(pair.two.show("endpoints"), endpoint(OUTSIDE[0][family]));
+            let before = pair.one.last_handshake();
+            run(one, "ip", &["route", "add", beyond, "via", ends[1][family], "metric", "10"]);
+            eventually(PATIENCE, "a packet from the other interface's address", || {
+                // None is lost meanwhile.
+                ping(one, INSIDE[1][0].parse().unwrap(), PATIENCE).unwrap();
+                (pair.two.show("endpoints") == endpoint(ends[0][family])).then_some(())
+            })
+            .unwrap();
+            assert_eq!(pair.one.last_handshake(), before);
+        }
     });
 }
 

@@ -14,6 +14,7 @@ use carrick_wireguard::message::MessageType;
 use crate::{
     allowed_ips::AllowedIps,
     counters::Counters,
+    endpoint::Endpoint,
     filter::Filter,
     forwarder::{Forwarder, Own, Report, Update, for_each_batch},
     link::Transfer,
@@ -188,7 +189,7 @@ impl Device {
         let peer = self.peers.entry(key).or_insert_with(Peer::unknown);
         let old = std::mem::replace(&mut peer.config, config);
         if old.endpoints != peer.config.endpoints
-            && peer.endpoint().is_none_or(|at| !peer.config.endpoints.contains(&at))
+            && peer.endpoint().is_none_or(|at| !peer.config.endpoints.contains(&at.remote))
             && let Some(tunnel) = &mut peer.current
         {
             tunnel.look_for_peer();
@@ -266,16 +267,17 @@ impl Device {
         }
     }
 
-    /// Takes datagrams of one sender from the network: one behind the other, each `segment` bytes long but for the last, which may be
+    /// Takes datagrams of one sender to one address from the network: one behind the other, each `segment` bytes long but for the last, which may be
     /// shorter. They are opened where they are, and the packets in them are delivered in as few parts as the kernel takes.
     pub fn handle_datagrams(
         &mut self,
-        from: SocketAddr,
+        from: impl Into<Endpoint>,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
         deliver: impl FnMut(Coalesced<'_>),
     ) {
+        let from = from.into();
         let refused = for_each_batch(datagrams, segment, |datagrams, range, message| {
             if message == MessageType::Data {
                 self.forwarder.open(from, datagrams, range, segment, now);
@@ -374,7 +376,7 @@ impl Device {
             let latest = peer.tunnels().max_by_key(|tunnel| tunnel.last_handshake)?;
             Some(LinkState {
                 peer: key,
-                endpoint: peer.endpoint()?,
+                endpoint: peer.endpoint()?.remote,
                 last_handshake: latest.last_handshake,
                 rtt: latest.rtt,
                 rx_bytes: peer.transfer.packets.received(),
@@ -473,7 +475,7 @@ impl Device {
     }
 
     /// Takes a handshake message, or counts it as refused.
-    fn shake_hands(&mut self, from: SocketAddr, message: MessageType, datagram: &[u8], now: Instant) {
+    fn shake_hands(&mut self, from: Endpoint, message: MessageType, datagram: &[u8], now: Instant) {
         if self.try_shake_hands(from, message, datagram, now).is_none() {
             self.counters.refused += 1;
         }
@@ -482,13 +484,13 @@ impl Device {
     /// `None` where it is refused.
     fn try_shake_hands(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         message: MessageType,
         datagram: &[u8],
         now: Instant,
     ) -> Option<()> {
         let (key, slot, incoming) =
-            match self.keys.claim(from, message, datagram, &mut self.surroundings, now) {
+            match self.keys.claim(from.remote, message, datagram, &mut self.surroundings, now) {
                 Claim::Initiation(identified) => {
                     let (own, peer) = (*identified.responder(), *identified.initiator());
                     (peer, self.responder(own, peer, now)?, Handshake::Initiation(identified))
@@ -499,7 +501,7 @@ impl Device {
                     return None;
                 }
                 Claim::Refused(reason) => {
-                    tracing::trace!(%from, ?message, %reason, "datagram refused");
+                    tracing::trace!(from = %from.remote, ?message, %reason, "datagram refused");
                     return None;
                 }
             };
@@ -511,7 +513,7 @@ impl Device {
         }
         let length = tunnel
             .shake_hands(from, incoming, &mut self.surroundings, now)
-            .inspect_err(|reason| tracing::trace!(%from, ?message, %reason, "datagram refused"))
+            .inspect_err(|reason| tracing::trace!(from = %from.remote, ?message, %reason, "datagram refused"))
             .ok()?;
         if message == MessageType::Initiation && tunnel.peer == key {
             peer.heard = tunnel.heard().map(|when| (tunnel.own, when));
@@ -648,14 +650,16 @@ fn count(transfer: &Transfer, tunnel: &Tunnel, transmit: &carrick_wireguard::Tra
 }
 
 /// Where the peer was last heard of comes first.
-fn send(outbox: &mut Outbox, candidates: &[SocketAddr], endpoint: Option<SocketAddr>, message: &[u8]) {
-    let others = candidates.iter().copied().filter(|&candidate| Some(candidate) != endpoint);
+fn send(outbox: &mut Outbox, candidates: &[SocketAddr], endpoint: Option<Endpoint>, message: &[u8]) {
+    let heard = endpoint.map(|endpoint| endpoint.remote);
+    let others = candidates.iter().copied().filter(|&candidate| Some(candidate) != heard).map(Endpoint::from);
     for to in endpoint.into_iter().chain(others).take(MAX_TRIED_ENDPOINTS) {
         outbox.push(to, message);
     }
 }
 
 mod describe;
+mod sources;
 mod stand_alone;
 #[cfg(test)]
 mod tests;

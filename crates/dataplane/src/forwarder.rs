@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
     ops::Range,
     sync::Arc,
     time::Instant,
@@ -22,6 +21,7 @@ use carrick_wireguard::{
 use crate::{
     allowed_ips::AllowedIps,
     counters::Counters,
+    endpoint::Endpoint,
     filter::{Direction, Filter},
     link::{Link, Sending},
     mss,
@@ -88,7 +88,7 @@ pub enum Report {
         /// The index that they named.
         index: u32,
         /// Where from.
-        from: SocketAddr,
+        from: Endpoint,
         /// Whether one of them had a packet.
         packets: bool,
         /// Whether one of them had none.
@@ -99,7 +99,7 @@ pub enum Report {
     /// A packet of this host for a peer that there are no keys for.
     Missed(VnetHeader, Vec<u8>),
     /// A datagram that is not the forwarder's affair.
-    Message(SocketAddr, Vec<u8>),
+    Message(Endpoint, Vec<u8>),
     /// What was dropped since the last report.
     Dropped(Counters),
 }
@@ -197,12 +197,13 @@ impl Forwarder {
     /// shorter. They are opened where they are, and the packets in them are delivered in as few parts as the kernel takes.
     pub fn handle_datagrams(
         &mut self,
-        from: SocketAddr,
+        from: impl Into<Endpoint>,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
         deliver: impl FnMut(Coalesced<'_>),
     ) {
+        let from = from.into();
         let refused = for_each_batch(datagrams, segment, |datagrams, range, message| match message {
             MessageType::Data => self.open(from, datagrams, range, segment, now),
             MessageType::Initiation | MessageType::Response | MessageType::CookieReply => {
@@ -384,7 +385,7 @@ impl Forwarder {
     /// Opens data messages that all name one session, in `range` of the datagrams. What is in them is delivered by [`Forwarder::flush`].
     pub(crate) fn open(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         datagrams: &mut [u8],
         range: Range<usize>,
         segment: usize,
@@ -401,7 +402,7 @@ impl Forwarder {
         self.coalescer.flush(datagrams, deliver);
     }
 
-    fn report_message(&mut self, from: SocketAddr, message: &[u8]) {
+    fn report_message(&mut self, from: Endpoint, message: &[u8]) {
         if self.has_room() {
             self.reports.push(Report::Message(from, message.to_vec()));
         } else {
@@ -420,7 +421,7 @@ impl Forwarder {
     /// `None` where all are refused.
     fn try_open(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         datagrams: &mut [u8],
         range: Range<usize>,
         segment: usize,

@@ -8,6 +8,7 @@
 mod allowed_ips;
 mod counters;
 mod device;
+mod endpoint;
 mod filter;
 mod forwarder;
 mod link;
@@ -27,6 +28,7 @@ pub use allowed_ips::AllowedIps;
 pub use carrick_wireguard::{OVERHEAD, PresharedKey, message::MessageType};
 pub use counters::Counters;
 pub use device::{Device, LinkState, PeerState, Timer};
+pub use endpoint::{Endpoint, Source};
 pub use filter::{Direction, Filter};
 pub use forwarder::{Forwarder, Own, Report, Update};
 pub use link::Link;

@@ -1,15 +1,14 @@
 //! What it takes to exchange packets with a peer: keys, and where the peer is. The device makes it anew whenever a handshake, a timer or
 //! the control side changes something; every [`crate::Forwarder`] has one like it.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use carrick_wireguard::{ReceiveKey, SendKey};
+
+use crate::endpoint::Endpoint;
 
 /// The link to a peer. A key that is over seals and opens nothing, whoever still has this.
 #[derive(Clone)]
@@ -30,7 +29,7 @@ pub(crate) struct Sending {
     /// The slot of the tunnel that the key is of.
     pub(crate) tunnel: u32,
     pub(crate) key: Arc<SendKey>,
-    pub(crate) to: SocketAddr,
+    pub(crate) to: Endpoint,
 }
 
 impl Link {

@@ -6,6 +6,8 @@ use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 use carrick_types::WireGuardKey;
 use carrick_wireguard::HEADER;
 
+use crate::endpoint::{Endpoint, Source};
+
 /// The longest datagram that UDP carries, in bytes.
 pub const MAX_DATAGRAM: usize = 65_507;
 
@@ -20,12 +22,20 @@ const MAX_SPARE: usize = 8;
 pub struct Transmit {
     /// Where to.
     pub to: SocketAddr,
+    /// Where from; `None`: wherever the routing table says.
+    pub source: Option<Source>,
     /// The datagrams, one behind the other.
     pub payload: Vec<u8>,
     /// How long each datagram is, but for the last, which may be shorter.
     pub segment: usize,
     /// What has to seal them first.
     pub(crate) unsealed: Option<Unsealed>,
+}
+
+impl Transmit {
+    fn new(Endpoint { remote, source }: Endpoint, payload: Vec<u8>, segment: usize) -> Self {
+        Self { to: remote, source, payload, segment: segment.max(1), unsealed: None }
+    }
 }
 
 /// What seals datagrams.
@@ -51,13 +61,13 @@ impl Outbox {
     /// with those that go with it: cipher and kernel take many at once.
     pub(crate) fn append(
         &mut self,
-        to: SocketAddr,
+        to: Endpoint,
         by: Unsealed,
         sealed: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let fits = self.transmits.back().is_some_and(|last| {
-            last.to == to
+            (last.to, last.source) == (to.remote, to.source)
                 && last.unsealed.is_some_and(|last| last.peer == by.peer)
                 && sealed <= last.segment
                 && last.payload.len().is_multiple_of(last.segment)
@@ -66,7 +76,7 @@ impl Outbox {
         });
         if !fits {
             let payload = self.spare.pop().unwrap_or_default();
-            self.transmits.push_back(Transmit { to, payload, segment: sealed.max(1), unsealed: None });
+            self.transmits.push_back(Transmit::new(to, payload, sealed));
         }
         // One was pushed if there was none.
         let Some(Transmit { payload, unsealed, .. }) = self.transmits.back_mut() else { return };
@@ -81,11 +91,12 @@ impl Outbox {
     }
 
     /// A datagram that needs no sealing.
-    pub(crate) fn push(&mut self, to: SocketAddr, datagram: &[u8]) {
+    pub(crate) fn push(&mut self, to: Endpoint, datagram: &[u8]) {
         let mut payload = self.spare.pop().unwrap_or_default();
         payload.extend_from_slice(datagram);
         self.bytes += payload.len();
-        self.transmits.push_back(Transmit { to, segment: payload.len().max(1), payload, unsealed: None });
+        let segment = payload.len();
+        self.transmits.push_back(Transmit::new(to, payload, segment));
     }
 
     /// The next datagrams.
@@ -133,7 +144,7 @@ mod tests {
     fn filled(lengths: &[(u8, usize)]) -> Outbox {
         let mut outbox = Outbox::default();
         for (to, length) in lengths {
-            outbox.append(place(*to), by(1), *length, |payload| payload.extend_from_slice(&[7; 3]));
+            outbox.append(place(*to).into(), by(1), *length, |payload| payload.extend_from_slice(&[7; 3]));
         }
         outbox
     }
@@ -147,7 +158,7 @@ mod tests {
         assert_eq!(sent.payload, expected);
         assert_eq!(outbox.bytes(), 0);
         outbox.recycle(sent);
-        outbox.append(place(1), by(1), 40, |payload| payload.extend_from_slice(&[7; 3]));
+        outbox.append(place(1).into(), by(1), 40, |payload| payload.extend_from_slice(&[7; 3]));
         assert_eq!(
             outbox.pop().unwrap().payload,
             expected[..40],
@@ -158,9 +169,9 @@ mod tests {
     #[test]
     fn peers_and_datagrams_that_need_no_sealing_go_by_themselves() {
         let mut outbox = filled(&[(1, 100)]);
-        outbox.append(place(1), by(2), 100, |_| {});
-        outbox.push(place(1), &[1; 100]);
-        outbox.append(place(1), by(2), 100, |_| {});
+        outbox.append(place(1).into(), by(2), 100, |_| {});
+        outbox.push(place(1).into(), &[1; 100]);
+        outbox.append(place(1).into(), by(2), 100, |_| {});
         let peers: Vec<_> =
             std::iter::from_fn(|| outbox.pop()).map(|sent| sent.unsealed.map(|by| by.peer)).collect();
         assert_eq!(peers, [Some(by(1).peer), Some(by(2).peer), None, Some(by(2).peer)]);
@@ -171,6 +182,17 @@ mod tests {
         let mut outbox = filled(&[(1, 100), (1, 100), (1, 40), (1, 40), (1, 41), (2, 41)]);
         let expected = [(place(1), 100, 240), (place(1), 40, 40), (place(1), 41, 41), (place(2), 41, 41)];
         assert_eq!(drain(&mut outbox), expected);
+    }
+
+    #[test]
+    fn datagrams_from_different_addresses_do_not_go_together() {
+        let mut outbox = Outbox::default();
+        let from = |n| Source { address: place(n).ip(), interface: 2 };
+        for source in [Some(from(1)), Some(from(1)), Some(from(2)), None] {
+            outbox.append(Endpoint { remote: place(9), source }, by(1), 40, |_| {});
+        }
+        let sent = std::iter::from_fn(|| outbox.pop()).map(|sent| (sent.source, sent.payload.len() / 40));
+        assert_eq!(sent.collect::<Vec<_>>(), [(Some(from(1)), 2), (Some(from(2)), 1), (None, 1)]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use carrick_wireguard::Tai64N;
 
 use crate::{
     device::Settings,
+    endpoint::Endpoint,
     link::{Link, Sending, Transfer},
     slots::Slots,
     tunnel::Tunnel,
@@ -124,7 +125,7 @@ impl Peer {
     }
 
     /// Where the peer was last heard of.
-    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
         let sending = self.tunnels().find(|tunnel| tunnel.has_keys()).and_then(|tunnel| tunnel.endpoint);
         sending
             .or_else(|| self.tunnels().find_map(|tunnel| tunnel.endpoint))

@@ -1,19 +1,18 @@
 //! One tunnel: the protocol's state machine with its place in the device, and what is known of its link.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use carrick_types::WireGuardKey;
 use carrick_wireguard::{
-    Config, Event, Identified, PresharedKey, REKEY_TIMEOUT, ReceiveKey, Refused, SendKey, Tai64N, Traffic,
-    Transmit,
+    Config, Event, Identified, PresharedKey, REKEY_TIMEOUT, ReceiveKey, Refused, SendKey, Tai64N, Timer,
+    Traffic, Transmit,
     message::{CookieReply, INITIATION, MessageType, Response},
 };
 
-use crate::{outside::Surroundings, own_keys::OwnKey};
+use crate::{endpoint::Endpoint, outside::Surroundings, own_keys::OwnKey};
 
 /// After so long the first initiation to a peer is repeated, then after twice as long each time. Only the last one is answered in
 /// time on a path that is slower than this, until the pauses are as long as the path.
@@ -42,8 +41,8 @@ pub(crate) struct Tunnel {
     pub(crate) own: WireGuardKey,
     /// The key of the peer.
     pub(crate) peer: WireGuardKey,
-    /// Where authenticated messages of the peer last came from.
-    pub(crate) endpoint: Option<SocketAddr>,
+    /// Where authenticated messages of the peer last came from, and what they were sent to.
+    pub(crate) endpoint: Option<Endpoint>,
     /// When the last handshake completed.
     pub(crate) last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
@@ -68,7 +67,7 @@ impl Tunnel {
         own: &OwnKey,
         peer: WireGuardKey,
         slot: u32,
-        endpoint: Option<SocketAddr>,
+        endpoint: Option<Endpoint>,
         heard: Option<Tai64N>,
     ) -> Self {
         let config = Config { heard, ..Config::default() };
@@ -106,7 +105,7 @@ impl Tunnel {
     }
 
     /// Says where the peer is.
-    pub(crate) fn set_endpoint(&mut self, endpoint: SocketAddr) -> Option<SocketAddr> {
+    pub(crate) fn set_endpoint(&mut self, endpoint: Endpoint) -> Option<Endpoint> {
         self.changed |= self.endpoint != Some(endpoint);
         self.endpoint.replace(endpoint)
     }
@@ -147,7 +146,7 @@ impl Tunnel {
     /// Takes a handshake message, and says how many of its bytes were the peer's beyond doubt.
     pub(crate) fn shake_hands(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         handshake: Handshake<'_>,
         surroundings: &mut Surroundings,
         now: Instant,
@@ -186,7 +185,7 @@ impl Tunnel {
     /// Authentic messages came that named an index of this tunnel: some with packets, or some without, or both.
     pub(crate) fn handle_received(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         index: u32,
         [packets, keepalives]: [bool; 2],
         now: Instant,
@@ -221,9 +220,20 @@ impl Tunnel {
         self.engine.set_persistent_keepalive(interval, now);
     }
 
+    /// Lets what goes to the peer leave from wherever the routing table says.
+    pub(crate) fn forget_source(&mut self) {
+        if let Some(Endpoint { remote, source: Some(_) }) = self.endpoint {
+            self.set_endpoint(remote.into());
+        }
+    }
+
     /// Runs the timers. To be called a few times a second. `wanted` says that packets wait for this tunnel.
     pub(crate) fn tick(&mut self, wanted: bool, now: Instant) -> Result<(), Expired> {
-        if self.engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
+        if let Some((_, timer)) = self.engine.poll_timeout().filter(|(due, _)| *due <= now) {
+            // The peer does not answer: where this host speaks from may be why.
+            if timer == Timer::Silence || (timer == Timer::Handshake && self.engine.is_initiating()) {
+                self.forget_source();
+            }
             self.engine.handle_timeout(now);
         }
         self.take_events(now);
@@ -250,7 +260,7 @@ impl Tunnel {
     }
 
     /// Something authentic came.
-    fn heard_from(&mut self, from: SocketAddr, now: Instant) {
+    fn heard_from(&mut self, from: Endpoint, now: Instant) {
         self.set_endpoint(from);
         self.looking = false;
         self.first_contact = None;

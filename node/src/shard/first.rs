@@ -11,7 +11,7 @@ use std::{
 };
 
 use carrick_dataplane::{
-    Device, Transmit,
+    Device, Endpoint, Transmit,
     offload::{Coalesced, VnetHeader},
 };
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use super::{
     further::{Further, Order, Word},
     path::{Engine, Path},
 };
-use crate::{plan::Change, stun, uapi};
+use crate::{plan::Change, routes::Outgoing, stun, uapi};
 
 /// The device, which the other shards follow.
 struct Leader {
@@ -50,7 +50,7 @@ impl Engine for Leader {
 
     fn handle_datagrams(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
@@ -158,8 +158,9 @@ impl First {
             }
             self.listen()?;
             let observed = &mut self.observed;
-            let turns =
-                self.path.read(&mut self.leader, ready, |from, datagram| observed.take(from, datagram))?;
+            let turns = self
+                .path
+                .read(&mut self.leader, ready, |from, datagram| observed.take(from.remote, datagram))?;
             self.leader.device.handle_timeout(Instant::now());
             self.path.send(&mut self.leader);
             self.tell_others()?;
@@ -213,11 +214,15 @@ impl First {
                 }
                 Command::Links(answer) => drop(answer.send(self.leader.device.links().collect())),
                 Command::Configure(set, answer) => {
+                    let before = (self.group.port(), self.group.mark().ok());
                     let outcome = uapi::set_sockets(&self.group, &set).and_then(|group| match group {
                         Some(group) => self.change_sockets(group),
                         None => Ok(()),
                     });
                     let outcome = outcome.map_err(uapi::errno);
+                    if before != (self.group.port(), self.group.mark().ok()) {
+                        self.leader.device.forget_sources(|_| true);
+                    }
                     if outcome.is_ok() {
                         uapi::configure(&mut self.leader.device, set, Instant::now());
                     }
@@ -229,6 +234,14 @@ impl First {
                     let _ = answer.send(uapi::describe(&self.leader.device, &self.group, question));
                 }
                 Command::SetMtu(mtu) => self.leader.device.set_mtu(mtu),
+                Command::Outgoing(answer) => {
+                    let mark = self.group.mark().unwrap_or_default();
+                    let endpoints = self.leader.device.sources().collect();
+                    let _ = answer.send(Outgoing { mark, port: self.group.port(), endpoints });
+                }
+                Command::ForgetSources(wrong) => {
+                    self.leader.device.forget_sources(|endpoint| wrong.contains(endpoint));
+                }
                 Command::Stun { server, transaction } => {
                     self.observed.asked = Some((server, transaction));
                     if let Err(error) = self.path.sockets().send_to(server, &stun::request(transaction)) {

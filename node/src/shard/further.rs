@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{
         Arc,
         mpsc::{
@@ -14,7 +13,7 @@ use std::{
 };
 
 use carrick_dataplane::{
-    Forwarder, Report, Transmit, Update,
+    Endpoint, Forwarder, Report, Transmit, Update,
     offload::{Coalesced, VnetHeader},
 };
 use nix::sys::eventfd::EventFd;
@@ -210,7 +209,7 @@ impl Engine for Follower {
 
     fn handle_datagrams(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,

@@ -41,7 +41,7 @@ impl SocketGroup {
 
     /// The firewall mark of all.
     pub(crate) fn mark(&self) -> io::Result<u32> {
-        SockRef::from(&self.sockets[0].v4).mark()
+        self.sockets[0].mark()
     }
 
     /// Gives all datagrams another firewall mark.

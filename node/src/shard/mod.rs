@@ -11,6 +11,7 @@ mod group;
 mod path;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     sync::{
@@ -21,7 +22,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use carrick_dataplane::{Device, LinkState, Outside};
+use carrick_dataplane::{Device, Endpoint, LinkState, Outside};
 use carrick_types::{Cidr, WireGuardSecret};
 use nix::{
     errno::Errno,
@@ -34,6 +35,7 @@ pub(crate) use group::SocketGroup;
 use crate::{
     plan::Change,
     priority,
+    routes::Outgoing,
     shard::{deadline::Deadline, first::First, further::Further, path::Path},
     stun,
     tun::Tun,
@@ -80,6 +82,10 @@ pub(crate) enum Command {
     Describe(uapi::Question, oneshot::Sender<uapi::About>),
     /// The interface has another MTU.
     SetMtu(u16),
+    /// Tell where datagrams go from a certain address.
+    Outgoing(oneshot::Sender<Outgoing>),
+    /// Send to these places from wherever the routing table says.
+    ForgetSources(BTreeSet<Endpoint>),
     /// Ask a STUN server where datagrams come from.
     Stun { server: SocketAddr, transaction: stun::Transaction },
     /// End.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
     os::fd::AsFd as _,
     sync::Arc,
     thread,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use carrick_dataplane::{
-    Transmit,
+    Endpoint, Transmit,
     offload::{Coalesced, VnetHeader},
 };
 use nix::{
@@ -49,7 +49,7 @@ pub(super) trait Engine {
     fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant);
     fn handle_datagrams(
         &mut self,
-        from: SocketAddr,
+        from: Endpoint,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
@@ -192,7 +192,7 @@ impl Path {
         &mut self,
         engine: &mut impl Engine,
         ready: Ready,
-        mut is_other: impl FnMut(SocketAddr, &[u8]) -> bool,
+        mut is_other: impl FnMut(Endpoint, &[u8]) -> bool,
     ) -> io::Result<Turns> {
         let mut turns = Turns { begun: Instant::now(), reads: 0, bytes: 0, more: false };
         if ready.v4 {
@@ -236,7 +236,7 @@ impl Path {
         &mut self,
         engine: &mut impl Engine,
         socket: impl Fn(&UdpSockets) -> Option<&UdpSocket>,
-        is_other: &mut impl FnMut(SocketAddr, &[u8]) -> bool,
+        is_other: &mut impl FnMut(Endpoint, &[u8]) -> bool,
     ) -> Turn {
         let mut turn = Turn::default();
         while turn.goes_on() {
@@ -263,7 +263,7 @@ impl Path {
         &mut self,
         engine: &mut impl Engine,
         Received { from, length, segment }: Received,
-        is_other: &mut impl FnMut(SocketAddr, &[u8]) -> bool,
+        is_other: &mut impl FnMut(Endpoint, &[u8]) -> bool,
     ) {
         let datagrams = &mut self.buffer[..length];
         if is_other(from, datagrams) {

@@ -49,7 +49,10 @@ impl Device {
             PeerState {
                 key,
                 preshared_key: settings.map(|settings| settings.preshared_key.clone()).unwrap_or_default(),
-                endpoint: peer.endpoint().or_else(|| peer.config.endpoints.first().copied()),
+                endpoint: peer
+                    .endpoint()
+                    .map(|endpoint| endpoint.remote)
+                    .or_else(|| peer.config.endpoints.first().copied()),
                 persistent_keepalive: settings.and_then(|settings| settings.persistent_keepalive),
                 allowed_ips: peer.config.allowed_ips.iter().chain(prefixes).copied().collect(),
                 last_handshake: live.max(remembered),

@@ -12,6 +12,7 @@ use carrick_wireguard::PresharedKey;
 
 use super::Device;
 use crate::{
+    endpoint::Endpoint,
     forwarder::{Own, Update},
     outside::Outside,
     own_keys::OwnKeys,
@@ -32,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) preshared_key: PresharedKey,
     pub(crate) persistent_keepalive: Option<Duration>,
     /// Where the peer was said to be, or was last heard of in a tunnel that is over.
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<Endpoint>,
     pub(crate) allowed_ips: BTreeSet<Cidr>,
     /// Of tunnels that are over.
     pub(crate) last_handshake: Option<Instant>,
@@ -146,14 +147,15 @@ impl Device {
         self.keep_alive_of(*key, now);
     }
 
-    /// Says where a peer is: what goes to it goes there from here on, until it is heard of elsewhere.
+    /// Says where a peer is: what goes to it goes there from here on, from wherever the routing table says, until it is heard of elsewhere.
     pub fn set_endpoint(&mut self, key: &WireGuardKey, endpoint: SocketAddr, now: Instant) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let Some(settings) = &mut peer.settings else { return };
-        settings.endpoint = Some(endpoint);
+        settings.endpoint = Some(endpoint.into());
         for tunnel in peer.tunnels_mut() {
             // An initiation that went elsewhere, or nowhere, will hardly be answered.
-            if tunnel.set_endpoint(endpoint) != Some(endpoint) && !tunnel.has_keys() {
+            let before = tunnel.set_endpoint(endpoint.into());
+            if before.map(|before| before.remote) != Some(endpoint) && !tunnel.has_keys() {
                 tunnel.look_for_peer();
             }
         }
