@@ -12,7 +12,8 @@ use carrick_lab::{
 };
 
 use crate::wireguard::{
-    ATTEMPT, Device, INSIDE, Implementation, OUTSIDE, PATIENCE, PORT, Pair, own_run, public, run, try_run,
+    ATTEMPT, Device, INSIDE, Implementation, OUTSIDE, PATIENCE, PORT, Pair, own_run, public, run,
+    secret_file, try_run,
 };
 
 const STREAM: u16 = 5201;
@@ -445,6 +446,66 @@ fn a_keepalive_holds_a_way_through_a_nat_open_and_the_peer_is_followed_when_it_c
         // Whatever the new way is, the other one sees where it comes from.
         one.eventually_ping(two_inside);
         ping(&two.host, one_inside, ATTEMPT).unwrap();
+    });
+}
+
+#[test]
+fn what_is_set_and_taken_away_is_shown() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        let device = Device::start(Implementation::Carrick, &host, "wg-one");
+        let peer = run(&host, "wg", &["genkey"]);
+        let (own, peer_key) = (run(&host, "wg", &["genkey"]), public(&host, &peer));
+        let preshared = run(&host, "wg", &["genpsk"]);
+        let secret =
+            |secret: &str| device.set(&["private-key", secret_file("own", secret).to_str().unwrap()]);
+        let show = |what: &str| run(&host, "wg", &["show", "wg-one", what]).trim().to_owned();
+        secret(&own);
+        device.set(&["peer", &peer_key, "preshared-key", secret_file("psk", &preshared).to_str().unwrap()]);
+        assert_eq!(show("private-key"), own.trim());
+        assert_eq!(show("preshared-keys"), format!("{peer_key}\t{}", preshared.trim()));
+        device.set(&["private-key", "/dev/null", "peer", &peer_key, "preshared-key", "/dev/null"]);
+        assert_eq!(show("private-key"), "(none)");
+        assert_eq!(show("preshared-keys"), format!("{peer_key}\t(none)"));
+        // A device is not its own peer.
+        secret(&peer);
+        assert_eq!((show("public-key"), show("peers")), (peer_key.clone(), String::new()));
+        device.set(&["peer", &peer_key]);
+        assert_eq!(show("peers"), "");
+        secret(&own);
+        device.set(&["peer", &peer_key]);
+        assert_eq!(show("peers"), peer_key);
+        // A key is shown as it is used.
+        secret(&format!("/{}", &own[1..]));
+        assert_eq!(show("private-key"), format!("+{}", own[1..].trim()));
+    });
+}
+
+#[test]
+fn many_prefixes_and_many_peers_come_back_whole() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        let device = Device::start(Implementation::Carrick, &host, "wg-one");
+        let configure = |peers: String| {
+            std::fs::write("/run/many", peers).unwrap();
+            run(&host, "wg", &["setconf", "wg-one", "/run/many"]);
+            run(&host, "wg", &["show", "wg-one", "allowed-ips"])
+        };
+        let key = || run(&host, "wg", &["genkey"]);
+        let prefixes = (1..256)
+            .flat_map(|a| (0..256).map(move |b| format!("AllowedIPs = {a}.{b}.0.0/16, {a}::{b}/128\n")));
+        let shown = configure(format!("[Peer]\nPublicKey = {}{}", key(), prefixes.collect::<String>()));
+        assert_eq!(shown.split_ascii_whitespace().count(), 255 * 256 * 2 + 1);
+        let peers = (1..41).map(|a| {
+            let prefixes: String = (1..53).map(|b| format!("AllowedIPs = {a}.{b}.0.0/16\n")).collect();
+            format!("[Peer]\nPublicKey = {}{prefixes}", key())
+        });
+        let shown = configure(peers.collect());
+        let counts: Vec<_> = shown.lines().map(|line| line.split_ascii_whitespace().count()).collect();
+        assert_eq!(counts, [53; 40]);
+        assert!(device.process.try_wait().unwrap().is_none());
     });
 }
 

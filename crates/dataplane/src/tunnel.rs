@@ -43,6 +43,8 @@ pub(crate) struct Tunnel {
     pub(crate) peer: WireGuardKey,
     /// Where authenticated messages of the peer last came from, and what they were sent to.
     pub(crate) endpoint: Option<Endpoint>,
+    /// As of when that is known: what other threads heard of the peer is reported later.
+    known_as_of: Option<Instant>,
     /// When the last handshake completed.
     pub(crate) last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
@@ -78,6 +80,7 @@ impl Tunnel {
             own: own.public,
             peer,
             endpoint,
+            known_as_of: None,
             last_handshake: None,
             rtt: None,
             sending: None,
@@ -104,8 +107,12 @@ impl Tunnel {
         std::mem::replace(&mut self.changed, false)
     }
 
-    /// Says where the peer is.
-    pub(crate) fn set_endpoint(&mut self, endpoint: Endpoint) -> Option<Endpoint> {
+    /// Says where the peer is, as of a moment, unless something newer is known. Says what was known before.
+    pub(crate) fn set_endpoint(&mut self, endpoint: Endpoint, as_of: Instant) -> Option<Endpoint> {
+        if self.known_as_of.is_some_and(|known| as_of < known) {
+            return self.endpoint;
+        }
+        self.known_as_of = Some(as_of);
         self.changed |= self.endpoint != Some(endpoint);
         self.endpoint.replace(endpoint)
     }
@@ -221,9 +228,9 @@ impl Tunnel {
     }
 
     /// Lets what goes to the peer leave from wherever the routing table says.
-    pub(crate) fn forget_source(&mut self) {
+    pub(crate) fn forget_source(&mut self, now: Instant) {
         if let Some(Endpoint { remote, source: Some(_) }) = self.endpoint {
-            self.set_endpoint(remote.into());
+            self.set_endpoint(remote.into(), now);
         }
     }
 
@@ -232,7 +239,7 @@ impl Tunnel {
         if let Some((_, timer)) = self.engine.poll_timeout().filter(|(due, _)| *due <= now) {
             // The peer does not answer: where this host speaks from may be why.
             if timer == Timer::Silence || (timer == Timer::Handshake && self.engine.is_initiating()) {
-                self.forget_source();
+                self.forget_source(now);
             }
             self.engine.handle_timeout(now);
         }
@@ -261,7 +268,7 @@ impl Tunnel {
 
     /// Something authentic came.
     fn heard_from(&mut self, from: Endpoint, now: Instant) {
-        self.set_endpoint(from);
+        self.set_endpoint(from, now);
         self.looking = false;
         self.first_contact = None;
         self.take_events(now);

@@ -153,6 +153,28 @@ proptest! {
 }
 
 #[test]
+fn what_is_reported_late_does_not_move_a_peer_back_to_where_it_was() {
+    let mut net = Net::forked(2);
+    net.flow(10);
+    net.pass(200);
+    // One more packet, of which the device hears when the peer has been elsewhere for a while.
+    net.send(1, 0);
+    net.pass(6);
+    let late = net.forwarders[0].as_mut().unwrap().take_reports();
+    assert!(matches!(late[..], [Report::Received { .. }]));
+    let elsewhere: std::net::SocketAddr = "198.51.100.7:9".parse().unwrap();
+    net.devices[1].handle_packet(&VnetHeader::default(), &net::packet(1, 0, 0), net.now);
+    let mut payload = net.devices[1].poll_transmit().unwrap().payload;
+    let length = payload.len();
+    net.pass(1);
+    net.devices[0].handle_datagrams(elsewhere, &mut payload, length, net.now, |_| {});
+    for report in late {
+        net.devices[0].handle_report(report, net.now);
+    }
+    assert_eq!(net.devices[0].links().next().unwrap().endpoint, elsewhere);
+}
+
+#[test]
 fn a_session_that_is_too_old_is_replaced_by_the_next_packet() {
     let mut net = Net::forked(2);
     net.flow(10);

@@ -98,7 +98,7 @@ fn device_line(set: &mut Set, key: &str, value: &str) -> Result<(), Errno> {
     match key {
         "private_key" => {
             let bytes = bytes(value)?;
-            set.private_key = Some((*bytes != [0; 32]).then(|| WireGuardSecret::from_bytes(*bytes)));
+            set.private_key = Some((*bytes != [0; 32]).then(|| WireGuardSecret::from_bytes(*clamped(bytes))));
         }
         "listen_port" => set.listen_port = Some(number(value)?),
         "fwmark" => set.fwmark = Some(number(value)?),
@@ -124,6 +124,13 @@ fn peer_line(peer: &mut SetPeer, key: &str, value: &str) -> Result<(), Errno> {
         _ => return Err(Errno::EINVAL),
     }
     Ok(())
+}
+
+/// A private key as X25519 uses it (RFC 7748, section 5), and as the kernel shows it.
+fn clamped(mut key: Zeroizing<[u8; 32]>) -> Zeroizing<[u8; 32]> {
+    key[0] &= 0xf8;
+    key[31] = key[31] & 0x7f | 0x40;
+    key
 }
 
 /// Whatever is switched can only be switched on.

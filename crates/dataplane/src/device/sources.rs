@@ -1,7 +1,9 @@
 //! The addresses of this host that peers spoke to: answers leave from there for as long as that is right.
 
+use std::time::Instant;
+
 use super::Device;
-use crate::{endpoint::Endpoint, tunnel::Tunnel};
+use crate::endpoint::Endpoint;
 
 impl Device {
     /// Where peers are that are answered from the address that they spoke to.
@@ -14,7 +16,7 @@ impl Device {
     }
 
     /// Lets what goes to these places leave from wherever the routing table says, until something comes from there.
-    pub fn forget_sources(&mut self, which: impl Fn(&Endpoint) -> bool) {
+    pub fn forget_sources(&mut self, which: impl Fn(&Endpoint) -> bool, now: Instant) {
         for peer in self.peers.values_mut() {
             let remembered = peer.settings.as_mut().and_then(|settings| settings.endpoint.as_mut());
             remembered
@@ -22,7 +24,7 @@ impl Device {
                 .filter(|endpoint| which(endpoint))
                 .for_each(|endpoint| endpoint.source = None);
             let wrong = peer.tunnels_mut().filter(|tunnel| tunnel.endpoint.as_ref().is_some_and(&which));
-            wrong.for_each(Tunnel::forget_source);
+            wrong.for_each(|tunnel| tunnel.forget_source(now));
         }
         self.publish_all();
     }

@@ -1,7 +1,4 @@
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use carrick_types::{WireGuardKey, WireGuardSecret};
 
@@ -40,9 +37,9 @@ fn a_source_is_forgotten_until_something_comes_again() {
     let mut pair = Pair::new();
     pair.ask(1);
     assert_eq!(pair.two.sources().collect::<Vec<_>>(), [from(1)]);
-    pair.two.forget_sources(|endpoint| *endpoint == from(2));
+    pair.two.forget_sources(|endpoint| *endpoint == from(2), pair.now);
     assert_eq!(pair.answers(), [Some(source(1))]);
-    pair.two.forget_sources(|endpoint| *endpoint == from(1));
+    pair.two.forget_sources(|endpoint| *endpoint == from(1), pair.now);
     assert_eq!((pair.answers(), pair.two.sources().count()), (vec![None], 0));
     pair.ask(1);
     assert_eq!(pair.answers(), [Some(source(1))]);
