@@ -12,8 +12,7 @@ use carrick_lab::{
 };
 
 use crate::wireguard::{
-    ATTEMPT, Device, INSIDE, Implementation, OUTSIDE, PATIENCE, PORT, Pair, own_run, public, run,
-    secret_file, try_run,
+    ATTEMPT, Device, INSIDE, Implementation, OUTSIDE, PATIENCE, PORT, Pair, own_run, public, run, secret_file,
 };
 
 const STREAM: u16 = 5201;
