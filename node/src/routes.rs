@@ -33,6 +33,9 @@ const SETTLES: Duration = Duration::from_millis(20);
 /// At least so long passes from one look at every peer's route to the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// What a peer sent before it heard from elsewhere brings the wrong source back: so often it is looked again until none is wrong.
+const LOOKS: usize = 10;
+
 /// What the packet path sends with.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -55,14 +58,18 @@ pub(crate) async fn follow(commands: Commands) {
     while changes.next().await.is_some() {
         sleep(SETTLES).await;
         while changes.next().now_or_never().flatten().is_some() {}
-        if look(&handle, &commands).await.is_err() {
-            return;
+        for _ in 0..LOOKS {
+            let Ok(wrong) = look(&handle, &commands).await else { return };
+            sleep(PAUSE).await;
+            if !wrong {
+                break;
+            }
         }
-        sleep(PAUSE).await;
     }
 }
 
-async fn look(handle: &Handle, commands: &Commands) -> Result<(), Ended> {
+/// Whether a source was wrong. It is forgotten.
+async fn look(handle: &Handle, commands: &Commands) -> Result<bool, Ended> {
     let (answer, outgoing) = oneshot::channel();
     commands.send(Command::Outgoing(answer)).await?;
     let outgoing = outgoing.await.map_err(|_| Ended)?;
@@ -77,7 +84,11 @@ async fn look(handle: &Handle, commands: &Commands) -> Result<(), Ended> {
             wrong.insert(*endpoint);
         }
     }
-    if wrong.is_empty() { Ok(()) } else { commands.send(Command::ForgetSources(wrong)).await }
+    if wrong.is_empty() {
+        return Ok(false);
+    }
+    commands.send(Command::ForgetSources(wrong)).await?;
+    Ok(true)
 }
 
 /// Whether an address has a meaning on one interface only.
