@@ -297,7 +297,7 @@ impl Device {
         }
         self.keys.expire(now);
         self.replaced.retain(|_, (_, until)| now < *until);
-        let mut given_up = Vec::new();
+        let (mut given_up, mut changed) = (Vec::new(), Vec::new());
         for (key, peer) in &mut self.peers {
             let (outbox, surroundings) = (&mut self.forwarder.outbox, &mut self.surroundings);
             let former = peer.former.extract_if(.., |Former { tunnel, until }| {
@@ -316,12 +316,16 @@ impl Device {
                 }
                 !lives
             }));
+            let ends = !over.is_empty() || !peer.may_shake_hands();
             for tunnel in over {
                 self.slots.release(tunnel.slot);
                 peer.remember(&tunnel);
             }
             if !peer.may_shake_hands() {
                 peer.cut(&mut self.slots, |_| true);
+            }
+            if peer.take_changed() || ends {
+                changed.push(*key);
             }
             if wanted && peer.current.is_none() {
                 given_up.push(*key);
@@ -330,7 +334,7 @@ impl Device {
         for key in given_up {
             self.counters.unanswered += self.waiting.clear(&key);
         }
-        self.publish_all();
+        changed.into_iter().for_each(|key| self.publish(key));
         self.keep_alive(now);
         let idle = self.slots.is_empty() && self.replaced.is_empty() && self.keys.former().is_none();
         self.next_tick = (!idle).then(|| now + TICK);
