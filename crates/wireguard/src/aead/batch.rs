@@ -16,9 +16,6 @@ use super::{
 /// So many messages have their one-time keys at hand.
 const AT_ONCE: usize = 64;
 
-/// Texts of up to so many bytes share what is made at once.
-const SHORT: usize = BLOCK * LANES / 2;
-
 /// This processor has what is needed.
 #[derive(Clone, Copy)]
 pub(super) struct Batch(());
@@ -29,12 +26,13 @@ impl Batch {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2")).then_some(Self(()))
     }
 
-    /// `None` also where AWS-LC is as fast: for single messages, and where the texts are so long that what is lost at the ends of each is
-    /// little, or so that it is much here.
+    /// `None` also where AWS-LC is as fast: for so few messages that the sums have little to go on beside.
     pub(super) fn worthwhile(messages: &[Message<'_>]) -> Option<Self> {
-        let [first, _, ..] = messages else { return None };
-        let gains = matches!(text(first).len(), 0..=SHORT | 1024..2048);
-        if gains { Self::detect() } else { None }
+        let enough = match text(messages.first()?).len() {
+            0..=256 | 1024..2048 => 8,
+            _ => 16,
+        };
+        if messages.len() >= enough { Self::detect() } else { None }
     }
 
     /// Seals the texts in place, each under the counter in its header.
@@ -61,20 +59,27 @@ fn seal(key: &[u8; 32], messages: &mut [Message<'_>]) {
                 *room = tag;
             }
         };
+        let all = messages.len();
         let mut at = Place::default();
         loop {
-            let run = Run::from(at, messages, messages.len(), |_| true);
+            // Whatever is before is encrypted.
+            let first = at.message;
+            let (ready, others) = messages.split_at_mut(first);
+            if let Some((lanes, text)) = others.first_mut().and_then(|message| at.take_eight(message)) {
+                sums.advance(ready, all, |pair| chacha20::apply(&stream.key, &lanes, pair, text));
+                sums.settle(messages, first, write_tag);
+                continue;
+            }
+            let run = Run::from(at, messages, all, |_| true);
             let Some(first) = run.spans().first().map(|span| span.from) else { break };
-            let lanes = run.lanes(messages);
-            // Whatever is before this run is encrypted.
-            sums.advance(messages, first.message, |pair| stream.make(&lanes, pair));
-            stream.apply(&run, messages);
+            let (ready, others) = messages.split_at_mut(first.message);
+            sums.advance(ready, all, |pair| stream.go_over(&run, first.message, others, pair));
             sums.settle(messages, first.message, write_tag);
             at = run.end;
         }
-        while sums.done < messages.len() {
-            sums.advance(messages, messages.len(), |pair| pair.finish());
-            sums.settle(messages, messages.len(), write_tag);
+        while sums.done < all {
+            sums.advance(messages, all, |pair| pair.finish());
+            sums.settle(messages, all, write_tag);
         }
     }
 }
@@ -90,8 +95,17 @@ fn open(key: &[u8; 32], messages: &mut [Message<'_>]) {
         };
         let mut at = Place::default();
         loop {
+            // Whatever is from there on is not decrypted yet.
+            let (ready, others) = messages.split_at_mut(sums.done);
+            let opened = ready.get_mut(at.message).filter(|message| message.opened);
+            if let Some((lanes, text)) = opened.and_then(|message| at.take_eight(message)) {
+                sums.add(others, |pair| chacha20::apply(&stream.key, &lanes, pair, text));
+                sums.settle(messages, all, compare_tag);
+                continue;
+            }
             let run = Run::from(at, messages, sums.done, |message| message.opened);
-            if run.count == 0 && sums.done < all {
+            // More may be opened before lanes are left idle.
+            if run.free > 1 && sums.done < all {
                 sums.advance(messages, all, |pair| pair.finish());
                 sums.settle(messages, all, compare_tag);
                 continue;
@@ -99,9 +113,8 @@ fn open(key: &[u8; 32], messages: &mut [Message<'_>]) {
             if run.count == 0 {
                 break;
             }
-            let lanes = run.lanes(messages);
-            sums.advance(messages, all, |pair| stream.make(&lanes, pair));
-            stream.apply(&run, messages);
+            let (ready, others) = messages.split_at_mut(sums.done);
+            sums.add(others, |pair| stream.go_over(&run, 0, ready, pair));
             sums.settle(messages, all, compare_tag);
             at = run.end;
         }
@@ -124,33 +137,32 @@ impl Stream {
         Self { key: words, made: Zeroizing::new([[0; BLOCK]; LANES]) }
     }
 
+    /// Encrypts, or decrypts, the blocks of a run, which are of these messages; the first of them has this number.
+    #[target_feature(enable = "avx2,bmi2")]
+    fn go_over(&mut self, run: &Run, number: usize, messages: &mut [Message<'_>], beside: &mut Pair<'_>) {
+        self.make(&run.lanes(number, messages), beside);
+        self.apply(run, number, messages);
+    }
+
     #[target_feature(enable = "avx2,bmi2")]
     fn make(&mut self, lanes: &Lanes, beside: &mut Pair<'_>) {
-        chacha20::blocks(&self.key, lanes, beside, &mut self.made);
+        *self.made = [[0; BLOCK]; LANES];
+        chacha20::apply(&self.key, lanes, beside, &mut self.made);
     }
 
     /// Encrypts, or decrypts, what the blocks were made for.
     #[target_feature(enable = "avx2,bmi2")]
-    fn apply(&self, run: &Run, messages: &mut [Message<'_>]) {
-        let mut made = self.made.iter();
+    fn apply(&self, run: &Run, number: usize, messages: &mut [Message<'_>]) {
+        let mut made = self.made.as_slice();
         for span in run.spans() {
-            let text = messages.get_mut(span.from.message).and_then(|message| {
-                let (text, _) = message.body.split_last_chunk_mut::<TAG>()?;
-                text.get_mut(span.from.block * BLOCK..)
-            });
-            let mut made = made.by_ref().take(span.blocks);
-            let Some(text) = text else { continue };
-            let (whole, rest) = text.as_chunks_mut::<BLOCK>();
-            // The text first: it ends before the blocks do, and `zip` would take one too many.
-            for (text, block) in whole.iter_mut().take(span.blocks).zip(&mut made) {
-                for (byte, with) in text.iter_mut().zip(block) {
-                    *byte ^= with;
-                }
-            }
-            if let Some(block) = made.next() {
-                for (byte, with) in rest.iter_mut().zip(block) {
-                    *byte ^= with;
-                }
+            let (blocks, others) = made.split_at_checked(span.blocks).unwrap_or_default();
+            made = others;
+            let with = blocks.as_flattened().as_chunks().0;
+            let Some(message) = messages.get_mut(span.from.message - number) else { continue };
+            // To a multiple of 16 bytes: the tag's room takes what is too much.
+            let text = message.body.get_mut(span.from.block * BLOCK..).unwrap_or_default();
+            for (text, with) in text.as_chunks_mut().0.iter_mut().zip(with) {
+                *text = (u128::from_ne_bytes(*text) ^ u128::from_ne_bytes(*with)).to_ne_bytes();
             }
         }
     }
@@ -161,6 +173,25 @@ impl Stream {
 struct Place {
     message: usize,
     block: usize,
+}
+
+impl Place {
+    /// The next eight blocks, where the message here has so many whole ones left, which is most of a long text. Needs no [`Run`].
+    #[target_feature(enable = "avx2,bmi2")]
+    fn take_eight<'a>(
+        &mut self,
+        message: &'a mut Message<'_>,
+    ) -> Option<(Lanes, &'a mut [[u8; BLOCK]; LANES])> {
+        let (text, _) = message.body.split_last_chunk_mut::<TAG>()?;
+        let length = text.len();
+        let text = text.as_chunks_mut().0.get_mut(self.block..)?.first_chunk_mut()?;
+        let lanes = Lanes::following(message.parsed.counter, stream_block(self.block));
+        self.block += LANES;
+        if self.block * BLOCK >= length {
+            *self = Self { message: self.message + 1, block: 0 };
+        }
+        Some((lanes, text))
+    }
 }
 
 /// Blocks of one text, one behind the other.
@@ -174,6 +205,8 @@ struct Span {
 struct Run {
     spans: [Span; LANES],
     count: usize,
+    /// So many lanes are idle.
+    free: usize,
     /// What comes next.
     end: Place,
 }
@@ -187,32 +220,27 @@ impl Run {
         limit: usize,
         wanted: impl Fn(&Message<'_>) -> bool,
     ) -> Self {
-        let mut run = Self { spans: Default::default(), count: 0, end: start };
-        let mut free = LANES;
+        let mut run = Self { spans: Default::default(), count: 0, free: LANES, end: start };
         let messages = messages.get(..limit).and_then(|messages| messages.get(start.message..));
         for message in messages.unwrap_or_default() {
             let from = run.end;
             let all = if wanted(message) { text(message).len().div_ceil(BLOCK) } else { 0 };
             let left = all - from.block.min(all);
-            // Long texts share no run: less is lost so than to branches that nobody can predict.
-            let is_long = left > LANES / 2;
-            if is_long && run.count > 0 {
+            // A single lane is not worth that the rest of a long text is out of step.
+            if run.free == 1 && left > LANES {
                 break;
             }
-            let blocks = left.min(free);
+            let blocks = left.min(run.free);
             if let Some(span) = run.spans.get_mut(run.count).filter(|_| blocks > 0) {
                 *span = Span { from, blocks };
                 run.count += 1;
             }
-            free -= blocks;
+            run.free -= blocks;
             if blocks < left {
                 run.end.block += blocks;
                 break;
             }
             run.end = Place { message: from.message + 1, block: 0 };
-            if is_long {
-                break;
-            }
         }
         run
     }
@@ -222,17 +250,17 @@ impl Run {
     }
 
     #[target_feature(enable = "avx2,bmi2")]
-    fn lanes(&self, messages: &[Message<'_>]) -> Lanes {
-        let nonce = |message| messages.get(message).map_or(0, |message: &Message<'_>| message.parsed.counter);
-        // The first block of a message is its one-time key.
-        let number = |block| u32::try_from(block + 1).unwrap_or(u32::MAX);
+    fn lanes(&self, number: usize, messages: &[Message<'_>]) -> Lanes {
+        let nonce = |message| {
+            messages.get(message - number).map_or(0, |message: &Message<'_>| message.parsed.counter)
+        };
         if let [Span { from, .. }] = self.spans() {
-            return Lanes::following(nonce(from.message), number(from.block));
+            return Lanes::following(nonce(from.message), stream_block(from.block));
         }
         let mut lanes = [(0, 0); LANES];
         let blocks = self.spans().iter().flat_map(|span| {
             let nonce = nonce(span.from.message);
-            (span.from.block..).take(span.blocks).map(move |block| (nonce, number(block)))
+            (span.from.block..).take(span.blocks).map(move |block| (nonce, stream_block(block)))
         });
         lanes.iter_mut().zip(blocks).for_each(|(lane, block)| *lane = block);
         Lanes::of(lanes)
@@ -262,8 +290,8 @@ impl Sums {
                 *lane = (message.parsed.counter, 0);
             }
             let lanes = Lanes::of(lanes);
-            let [one, two] = &mut [Poly1305::unkeyed(), Poly1305::unkeyed()];
-            stream.make(&lanes, &mut Pair::new([one, two], [&[], &[]]));
+            let mut none = [const { Poly1305::unkeyed() }; 2];
+            stream.make(&lanes, &mut Pair::new(&mut none, [&[], &[]]));
             for ((sum, block), _) in sums.iter_mut().zip(stream.made.iter()).zip(messages) {
                 if let Some(key) = block.first_chunk() {
                     *sum = Poly1305::new(key);
@@ -273,21 +301,28 @@ impl Sums {
         Self { sums, done: 0, added: 0, ended: false }
     }
 
-    /// Lets `go_on` add to the next two sums. Texts of the first `ready` messages are what is to be added.
+    /// Lets `go_on` add to the next two sums, where the texts of both are among those that are ready; of `all` messages.
     #[inline]
-    fn advance(&mut self, messages: &[Message<'_>], ready: usize, go_on: impl FnOnce(&mut Pair<'_>)) {
-        let next = self.next(messages.len(), ready);
-        let mut whole = [&[] as &[[u8; 16]]; 2];
-        for (blocks, message) in whole.iter_mut().zip(messages.get(next.clone()).unwrap_or_default()) {
+    fn advance(&mut self, ready: &[Message<'_>], all: usize, go_on: impl FnOnce(&mut Pair<'_>)) {
+        let next = self.next(all, ready.len());
+        self.add(ready.get(next).unwrap_or_default(), go_on);
+    }
+
+    /// Lets `go_on` add the first two texts, or the only one, to the next sums.
+    #[inline]
+    fn add(&mut self, next: &[Message<'_>], go_on: impl FnOnce(&mut Pair<'_>)) {
+        let mut blocks = [&[] as &[[u8; 16]]; 2];
+        for (blocks, message) in blocks.iter_mut().zip(next) {
             *blocks = text(message).as_chunks().0.get(self.added..).unwrap_or_default();
         }
-        let Some([one, two]) = self.sums.get_mut(self.done..).and_then(|sums| sums.first_chunk_mut()) else {
+        let Some(sums) = self.sums.get_mut(self.done..).and_then(|sums| sums.first_chunk_mut()) else {
             return;
         };
-        let mut pair = Pair::new([one, two], whole);
+        let mut pair = Pair::new(sums, blocks);
+        let before = pair.left();
         go_on(&mut pair);
+        self.added += before - pair.left();
         self.ended = pair.end() && !next.is_empty();
-        self.added += pair.added();
     }
 
     /// Gives the tags of the next messages, if all of their texts was added.
@@ -323,4 +358,9 @@ impl Sums {
 /// The text of a message, sealed or not.
 fn text<'a>(message: &'a Message<'_>) -> &'a [u8] {
     message.body.split_last_chunk::<TAG>().map_or(&[], |(text, _)| text)
+}
+
+/// The number of a block of a text: the first block of a message is its one-time key.
+fn stream_block(block: usize) -> u32 {
+    u32::try_from(block + 1).unwrap_or(u32::MAX)
 }

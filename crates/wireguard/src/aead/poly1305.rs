@@ -2,6 +2,8 @@
 //!
 //! No branch and no address depends on a key or on a text.
 
+use std::{iter::Zip, slice::Iter};
+
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The bytes of a block.
@@ -38,21 +40,14 @@ impl Poly1305 {
         Self { state: State { h: [0; 3], r, s: r[1] + (r[1] >> 2) }, pad: [pad0, pad1] }
     }
 
-    /// Adds blocks.
-    fn blocks(&mut self, blocks: &[[u8; BLOCK]]) {
-        let mut state = self.state;
-        blocks.iter().for_each(|block| state.block(block));
-        self.state.h = state.h;
-    }
-
     /// Adds bytes, padded with zeros to whole blocks.
     pub(super) fn padded(&mut self, bytes: &[u8]) {
         let (blocks, rest) = bytes.as_chunks();
-        self.blocks(blocks);
+        self.state.blocks(blocks);
         if !rest.is_empty() {
             let mut block = [0; BLOCK];
             block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            self.blocks(&[block]);
+            self.state.block(&block);
         }
     }
 
@@ -80,6 +75,14 @@ impl Poly1305 {
 }
 
 impl State {
+    /// Adds blocks.
+    fn blocks(&mut self, blocks: &[[u8; BLOCK]]) {
+        // A copy: else each step would wait for memory.
+        let mut state = *self;
+        blocks.iter().for_each(|block| state.block(block));
+        *self = state;
+    }
+
     #[inline(always)]
     fn block(&mut self, block: &[u8; BLOCK]) {
         let [m0, m1] = words(block);
@@ -107,42 +110,42 @@ impl State {
 
 /// Two sums that go on side by side: each waits for its multiplications, and the other fills the wait.
 pub(super) struct Pair<'a> {
-    sums: [&'a mut Poly1305; 2],
-    /// What is still to be added to each: as many blocks to one as to the other.
-    blocks: [&'a [[u8; BLOCK]]; 2],
-    /// How many of them were added.
-    added: usize,
+    states: [&'a mut State; 2],
+    blocks: Blocks<'a>,
     /// What is to be added to one of them after that.
     rest: [&'a [[u8; BLOCK]]; 2],
 }
 
+/// What is still to be added to both: as many blocks to one as to the other.
+type Blocks<'a> = Zip<Iter<'a, [u8; BLOCK]>, Iter<'a, [u8; BLOCK]>>;
+
 impl<'a> Pair<'a> {
     /// Sums to which blocks are to be added.
-    pub(super) fn new(sums: [&'a mut Poly1305; 2], blocks: [&'a [[u8; BLOCK]]; 2]) -> Self {
+    pub(super) fn new(sums: &'a mut [Poly1305; 2], blocks: [&'a [[u8; BLOCK]]; 2]) -> Self {
         let even = blocks[0].len().min(blocks[1].len());
-        let parts = blocks.map(|blocks| blocks.split_at(even));
-        Self { sums, blocks: parts.map(|part| part.0), added: 0, rest: parts.map(|part| part.1) }
-    }
-
-    /// Adds a block to each, while both have one.
-    #[inline(always)]
-    pub(super) fn advance(&mut self) {
-        if let (Some(a), Some(b)) = (self.blocks[0].get(self.added), self.blocks[1].get(self.added)) {
-            // Copies: else each step would wait for memory.
-            let (mut one, mut two) = (self.sums[0].state, self.sums[1].state);
-            one.block(a);
-            two.block(b);
-            (self.sums[0].state.h, self.sums[1].state.h) = (one.h, two.h);
-            self.added += 1;
+        let rest = blocks.map(|blocks| blocks.get(even..).unwrap_or_default());
+        Self {
+            states: sums.each_mut().map(|sum| &mut sum.state),
+            blocks: blocks[0].iter().zip(blocks[1]),
+            rest,
         }
     }
 
-    /// Adds all that is left once [`Pair::advance`] has nothing to add any more; says whether so.
+    /// Lets them go on step by step, in registers: else each step would wait for memory.
+    #[inline(always)]
+    pub(super) fn stepping(&mut self, work: impl FnOnce(&mut Steps<'a>)) {
+        let [one, two] = &mut self.states;
+        let mut steps = Steps { states: [**one, **two], blocks: self.blocks.clone() };
+        work(&mut steps);
+        ([one.h, two.h], self.blocks) = (steps.states.map(|state| state.h), steps.blocks);
+    }
+
+    /// Adds all that is left once [`Steps::advance`] has nothing to add any more; says whether so.
     pub(super) fn end(&mut self) -> bool {
-        let ends = self.added == self.blocks[0].len();
+        let ends = self.blocks.len() == 0;
         if ends {
-            for (sum, blocks) in self.sums.iter_mut().zip(&mut self.rest) {
-                sum.blocks(std::mem::take(blocks));
+            for (state, blocks) in self.states.iter_mut().zip(&mut self.rest) {
+                state.blocks(std::mem::take(blocks));
             }
         }
         ends
@@ -150,14 +153,30 @@ impl<'a> Pair<'a> {
 
     /// Adds all that is left.
     pub(super) fn finish(&mut self) {
-        while !self.end() {
-            self.advance();
-        }
+        self.stepping(|steps| while steps.advance() {});
+        self.end();
     }
 
-    /// How many blocks [`Pair::advance`] has added to each.
-    pub(super) const fn added(&self) -> usize {
-        self.added
+    /// How many blocks [`Steps::advance`] has still to add to each.
+    pub(super) fn left(&self) -> usize {
+        self.blocks.len()
+    }
+}
+
+/// The steps of a [`Pair`].
+pub(super) struct Steps<'a> {
+    states: [State; 2],
+    blocks: Blocks<'a>,
+}
+
+impl Steps<'_> {
+    /// Adds a block to each, while both have one.
+    #[inline(always)]
+    pub(super) fn advance(&mut self) -> bool {
+        let Some((one, two)) = self.blocks.next() else { return false };
+        self.states[0].block(one);
+        self.states[1].block(two);
+        true
     }
 }
 
