@@ -561,8 +561,12 @@ impl Device {
         Some(slot)
     }
 
-    /// Begins a handshake under the keys that both sides have now, unless one is under way.
+    /// Begins a handshake under the keys that both sides have now, unless one is under way, or none may be: a report may be of a time when
+    /// one might have been.
     fn begin(&mut self, key: WireGuardKey, now: Instant) {
+        if !self.peers.get(&key).is_some_and(Peer::may_shake_hands) {
+            return;
+        }
         self.ensure_current(key, now);
         let Some(Peer { config, transfer, current: Some(tunnel), .. }) = self.peers.get_mut(&key) else {
             return;

@@ -6,7 +6,7 @@ mod net;
 
 use std::time::Duration;
 
-use carrick_dataplane::{Forwarder, Report, offload::VnetHeader};
+use carrick_dataplane::{Forwarder, PeerConfig, Report, offload::VnetHeader};
 use net::{Net, key};
 use proptest::prelude::*;
 
@@ -172,6 +172,51 @@ fn what_is_reported_late_does_not_move_a_peer_back_to_where_it_was() {
         net.devices[0].handle_report(report, net.now);
     }
     assert_eq!(net.devices[0].links().next().unwrap().endpoint, elsewhere);
+}
+
+#[test]
+fn what_is_reported_late_begins_no_handshake_with_a_peer_that_is_not_admitted_any_more() {
+    for unsealed in [false, true] {
+        let mut net = Net::forked(2);
+        net.flow(10);
+        net.pass(200);
+        let forwarder = forward(&mut net, 0);
+        if !unsealed {
+            assert!(forwarder.poll_transmit().is_some());
+        }
+        net.devices[0].remove_peer(&key(1, 0));
+        net.devices[0].set_peer(key(1, 0), PeerConfig { admits_new: false, ..net::config(1) });
+        let forwarder = net.forwarders[0].as_mut().unwrap();
+        assert!(forwarder.poll_transmit().is_none());
+        let late = forwarder.take_reports();
+        assert!(matches!(late[..], [Report::Sent { .. } | Report::Unsealed { .. }]));
+        for report in late {
+            net.devices[0].handle_report(report, net.now);
+        }
+        assert!(net.devices[0].poll_transmit().is_none(), "unsealed: {unsealed}");
+    }
+}
+
+#[test]
+fn a_packet_that_was_answered_before_it_is_reported_is_not_waited_for() {
+    let mut net = Net::forked(2);
+    net.flow(10);
+    net.pass(200);
+    // One thread sends, and the device's own takes what comes.
+    let mut forwarder = net.forwarders[0].take().unwrap();
+    forwarder.handle_packet(&VnetHeader::default(), &net::packet(0, 1, 10), net.now);
+    let sent = forwarder.poll_transmit().unwrap();
+    net.post_all(0, &sent);
+    net.pass(6);
+    net.send(1, 0);
+    net.pass(6);
+    assert!(!forwarder.is_urgent());
+    for report in forwarder.take_reports() {
+        net.devices[0].handle_report(report, net.now);
+    }
+    // The answer asks for a keepalive. Without it the peer would begin a handshake, and so would this node if it took the answer for missing.
+    net.pass(30_000);
+    assert_eq!(net.initiations, [1, 1]);
 }
 
 #[test]

@@ -128,6 +128,9 @@ pub struct Tunnel {
     latest: Option<Instant>,
     /// When an initiation was last taken.
     taken: Option<Instant>,
+    /// When a data message was last received, and when one with a packet.
+    received: Option<Instant>,
+    received_packet: Option<Instant>,
     /// When a handshake message was last sent.
     shook_hands: Option<Instant>,
     /// Added to timers of retries.
@@ -157,6 +160,8 @@ impl Tunnel {
             timers: Timers::default(),
             latest: None,
             taken: None,
+            received: None,
+            received_packet: None,
             shook_hands: None,
             jitter: Duration::ZERO,
             asked_on_receive: false,
@@ -320,11 +325,15 @@ impl Tunnel {
         Ok(opened)
     }
 
-    /// Something was sealed with the current key elsewhere. One call is enough for a batch; a packet counts for more than keepalives.
-    pub fn handle_sent(&mut self, traffic: Traffic, now: Instant) {
-        let now = self.advance(now);
+    /// Something was sealed with the current key elsewhere, at a moment that may lie before what was told last: what was received since is not
+    /// answered by it, and may be its answer. One call is enough for a batch; a packet counts for more than keepalives.
+    pub fn handle_sent(&mut self, traffic: Traffic, at: Instant) {
+        let now = self.advance(at);
         self.sent(now);
-        if traffic == Traffic::Packet {
+        let since = |received: Option<Instant>| received.filter(|received| at < *received);
+        self.timers.keepalive = since(self.received_packet).map(|received| received + KEEPALIVE_TIMEOUT);
+        let is_answered = since(self.received).is_some();
+        if traffic == Traffic::Packet && !is_answered {
             self.timers.silence.get_or_insert(now + SILENCE + self.jitter);
         }
         let Some(Session { send, .. }) = self.sessions.current() else { return };
@@ -336,16 +345,18 @@ impl Tunnel {
 
     /// Something authentic and new was opened elsewhere, with the key of this index. One call is enough for a batch; a packet counts
     /// for more than keepalives.
-    pub fn handle_received(&mut self, index: u32, traffic: Traffic, now: Instant) {
-        let now = self.advance(now);
+    pub fn handle_received(&mut self, index: u32, traffic: Traffic, at: Instant) {
+        let now = self.advance(at);
         let Some(session) = self.sessions.find(index) else { return };
         let answered = session.receive.born();
         if self.sessions.confirm(index, &mut self.events) {
             self.established(Role::Responder, now.saturating_duration_since(answered));
         }
+        self.received = self.received.max(Some(at));
         self.timers.silence = None;
         self.traversed(now);
         if traffic == Traffic::Packet {
+            self.received_packet = self.received_packet.max(Some(at));
             self.timers.another_keepalive |= self.timers.keepalive.is_some();
             self.timers.keepalive.get_or_insert(now + KEEPALIVE_TIMEOUT);
         }

@@ -8,7 +8,7 @@ use std::{
             Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, TrySendError, channel, sync_channel,
         },
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::{
     deadline::Deadline,
-    path::{Engine, Path},
+    path::{Engine, Path, Ready},
     spawn,
 };
 use crate::udp::UdpSockets;
@@ -78,16 +78,17 @@ impl Reporter {
         }
         self.due = None;
         // Without room the forwarder goes on counting.
-        if let Some(word) = self.unsent.take()
-            && !self.say(word)
-        {
-            return;
+        if self.unsent.take().is_none_or(|word| self.say(word)) {
+            let reports = forwarder.take_reports();
+            if !reports.is_empty() {
+                self.say(Word::Reports(reports));
+            }
         }
-        let reports = forwarder.take_reports();
-        if !reports.is_empty() {
-            self.say(Word::Reports(reports));
+        if self.unsent.is_some() {
+            self.due = Some(now + REPORT_EVERY);
         }
-        if urgent {
+        // Where there was no room, the first shard may sleep over what is not urgent.
+        if urgent || self.unsent.is_some() {
             let _ = self.wake.write(1);
         }
     }
@@ -99,6 +100,22 @@ impl Reporter {
                 self.unsent = Some(word);
                 false
             }
+        }
+    }
+
+    /// Says that the shard has ended, by itself.
+    fn fail(&self, error: io::Error) {
+        // Where there is no room, the first shard will notice that nobody takes its orders.
+        let _ = self.words.try_send(Word::Failed(error));
+        let _ = self.wake.write(1);
+    }
+}
+
+/// A shard that panics ends the others: nobody else reads its queues and its sockets.
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.fail(io::Error::other("the thread of a shard panicked"));
         }
     }
 }
@@ -125,9 +142,7 @@ impl Further {
         let mut run = Run { follower, path, deadline, reporter };
         let thread = spawn(shard, move || {
             if let Err(error) = run.run() {
-                // Where there is no room, the first shard will notice that nobody takes its orders.
-                let _ = run.reporter.words.try_send(Word::Failed(error));
-                let _ = run.reporter.wake.write(1);
+                run.reporter.fail(error);
             }
         })?;
         Ok(Self { orders, wake, thread })
@@ -247,8 +262,13 @@ struct Run {
 impl Run {
     fn run(&mut self) -> io::Result<()> {
         loop {
-            let due = self.reporter.due.map(|due| due.saturating_duration_since(Instant::now()));
-            let ready = self.path.wait(due)?;
+            let ready = if self.deadline.is_over() {
+                self.path.wait_for_commands()?;
+                Ready::default()
+            } else {
+                let due = self.reporter.due.map(|due| due.saturating_duration_since(Instant::now()));
+                self.path.wait(due)?
+            };
             // In this order: orders are given before the deadline that they come with is set.
             let over = self.deadline.is_over();
             self.follower.obey();
@@ -261,7 +281,6 @@ impl Run {
                 let _ = done.send(());
             }
             if over {
-                self.path.wait_for_commands()?;
                 continue;
             }
             let turns = self.path.read(&mut self.follower, ready, |_, _| false)?;
@@ -271,3 +290,6 @@ impl Run {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -260,7 +260,7 @@ impl Net {
         }
     }
 
-    fn post_all(&mut self, node: usize, transmit: &Transmit) {
+    pub(crate) fn post_all(&mut self, node: usize, transmit: &Transmit) {
         for datagram in transmit.payload.chunks(transmit.segment) {
             self.post(node, transmit.to, datagram.to_vec());
         }
