@@ -7,9 +7,11 @@ mod bed;
 mod case;
 mod contender;
 mod figures;
+mod flows;
 mod handshakes;
 mod initiators;
 mod load;
+mod shards;
 
 use std::{path::PathBuf, time::Duration};
 
