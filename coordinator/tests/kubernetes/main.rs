@@ -118,6 +118,7 @@ fn config(dir: &Path, name: &str, token: JoinToken, source: KubernetesSource) ->
         listen_port: 0,
         interface: "carrick0".to_owned(),
         mtu: 1420,
+        shards: 1,
         version: "test".to_owned(),
         trust: Trust::Evidence,
         evidence: EvidenceSources { kubernetes: Some(source), ..EvidenceSources::default() },
