@@ -104,6 +104,12 @@ impl Tun {
         Ok(Self { queues, index, udp_segments })
     }
 
+    /// None that anything could come from.
+    #[cfg(test)]
+    pub(crate) const fn without_queues() -> Self {
+        Self { queues: Vec::new(), index: 0, udp_segments: false }
+    }
+
     /// Whether the kernel takes many UDP datagrams as one.
     pub(crate) const fn takes_udp_segments(&self) -> bool {
         self.udp_segments
