@@ -7,11 +7,9 @@ mod bed;
 mod case;
 mod contender;
 mod figures;
-mod flows;
 mod handshakes;
 mod initiators;
 mod load;
-mod shards;
 
 use std::{path::PathBuf, time::Duration};
 
