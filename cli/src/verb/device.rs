@@ -42,7 +42,7 @@ pub(crate) struct Device {
     /// Where the log of a device in the background goes [default: nowhere]
     #[arg(long, value_name = "FILE", env = "CARRICK_LOG_FILE")]
     log_file: Option<PathBuf>,
-    /// How many threads move packets, each on a core of its own where there are as many
+    /// How many threads move packets
     #[arg(long, value_name = "NUMBER", env = "CARRICK_SHARDS", default_value_t = 1, value_parser = parse_shards)]
     shards: usize,
     /// The name of the interface that it makes
