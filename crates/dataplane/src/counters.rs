@@ -13,6 +13,8 @@ pub struct Counters {
     pub crowded_out: u64,
     /// Packets from this host that waited for a handshake that did not come about.
     pub unanswered: u64,
+    /// Packets from this host whose key ended before they were sealed.
+    pub no_key: u64,
     /// Packets, from this host or authentic ones of a peer, that are not what they say they are.
     pub malformed: u64,
     /// Datagrams that are no WireGuard message, or of no peer, or not authentic.
@@ -34,6 +36,7 @@ impl AddAssign for Counters {
             not_admitted,
             crowded_out,
             unanswered,
+            no_key,
             malformed,
             refused,
             spoofed,
@@ -45,6 +48,7 @@ impl AddAssign for Counters {
         self.not_admitted += not_admitted;
         self.crowded_out += crowded_out;
         self.unanswered += unanswered;
+        self.no_key += no_key;
         self.malformed += malformed;
         self.refused += refused;
         self.spoofed += spoofed;

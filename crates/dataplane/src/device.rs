@@ -439,7 +439,8 @@ impl Device {
     /// Heeds that messages went to a peer, or came from it.
     fn heed(&mut self, report: Report) {
         match report {
-            Report::Sent { peer: key, tunnel: slot, at } => {
+            Report::Sent { peer, tunnel: slot, at } => {
+                let key = self.successor(peer);
                 let Some(peer) = self.peers.get_mut(&key) else { return };
                 if let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) {
                     tunnel.handle_sent(at);
@@ -452,16 +453,28 @@ impl Device {
                     self.begin(key, at);
                 }
             }
-            Report::Unsealed { peer, at } => self.begin(peer, at),
-            Report::Received { peer: key, index, from, packets, keepalives, at } => {
+            Report::Unsealed { peer, at } => {
+                let key = self.successor(peer);
+                // There may be keys by now.
+                if !self.forwarder.may_send(&key, at) {
+                    self.begin(key, at);
+                }
+            }
+            Report::Received { peer, index, packets, keepalives, at } => {
+                let key = self.successor(peer);
                 let Some(peer) = self.peers.get_mut(&key) else { return };
                 let slot = index >> 8;
                 let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) else { return };
-                tunnel.handle_received(from, index, [packets, keepalives], at);
+                tunnel.handle_received(index, [packets, keepalives], at);
                 self.follow_up(key, slot, at);
             }
             Report::Missed(..) | Report::Message(..) | Report::Dropped(_) => {}
         }
+    }
+
+    /// The key that a peer has now which had this one when something was reported.
+    fn successor(&self, key: WireGuardKey) -> WireGuardKey {
+        self.replaced.get(&key).map_or(key, |(successor, _)| *successor)
     }
 
     /// Keeps packets until there are keys, and sees to it that there will be some.
@@ -630,7 +643,7 @@ fn flush(
             MessageType::Initiation => candidates,
             MessageType::Response | MessageType::CookieReply | MessageType::Data => &[],
         };
-        send(outbox, candidates, tunnel.endpoint, transmit.datagram());
+        send(outbox, candidates, tunnel.endpoint(), transmit.datagram());
     }
 }
 
@@ -645,14 +658,14 @@ fn flush_former(
     while let Some(transmit) = tunnel.poll_transmit(surroundings, now) {
         if transmit.message_type() != MessageType::Initiation {
             count(transfer, tunnel, &transmit);
-            send(outbox, &[], tunnel.endpoint, transmit.datagram());
+            send(outbox, &[], tunnel.endpoint(), transmit.datagram());
         }
     }
 }
 
 /// Counts what goes to where the peer was last heard of. What goes to where it may be is not counted.
 fn count(transfer: &Transfer, tunnel: &Tunnel, transmit: &carrick_wireguard::Transmit) {
-    if tunnel.endpoint.is_some() {
+    if tunnel.endpoint().is_some() {
         transfer.messages.send(transmit.datagram().len() as u64);
     }
 }

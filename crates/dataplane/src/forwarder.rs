@@ -13,7 +13,7 @@ use std::{
 
 use carrick_types::{Cidr, WireGuardKey};
 use carrick_wireguard::{
-    HEADER, Message, OVERHEAD, ReceiveKey,
+    HEADER, Message, OVERHEAD,
     message::{self, MessageType},
     padded,
 };
@@ -23,7 +23,7 @@ use crate::{
     counters::Counters,
     endpoint::Endpoint,
     filter::{Direction, Filter},
-    link::{Link, Sending},
+    link::{Link, Receiving, Sending},
     mss,
     offload::{Coalesced, Coalescer, Segments, VnetHeader},
     outbox::{MAX_DATAGRAM, Outbox, Transmit, Unsealed},
@@ -87,8 +87,6 @@ pub enum Report {
         peer: WireGuardKey,
         /// The index that they named.
         index: u32,
-        /// Where from.
-        from: Endpoint,
         /// Whether one of them had a packet.
         packets: bool,
         /// Whether one of them had none.
@@ -107,7 +105,7 @@ pub enum Report {
 /// A receiver index of this host.
 #[derive(Clone)]
 struct Receiver {
-    key: Arc<ReceiveKey>,
+    receiving: Receiving,
     peer: WireGuardKey,
     /// Whether something authentic has come for it.
     heard: bool,
@@ -281,7 +279,7 @@ impl Forwarder {
     }
 
     pub(crate) fn set_link(&mut self, peer: WireGuardKey, link: Option<Link>) {
-        let index = |key: &Arc<ReceiveKey>| key.index();
+        let index = |receiving: &Receiving| receiving.key.index();
         let kept: Vec<u32> = link.iter().flat_map(|link| &link.receiving).map(index).collect();
         for former in self.links.get(&peer).iter().flat_map(|link| &link.receiving).map(index) {
             if !kept.contains(&former)
@@ -290,11 +288,11 @@ impl Forwarder {
                 self.receivers.remove(&former);
             }
         }
-        for key in link.iter().flat_map(|link| &link.receiving) {
-            let receiver = self.receivers.entry(key.index());
-            let new = || Receiver { key: key.clone(), peer, heard: false };
+        for receiving in link.iter().flat_map(|link| &link.receiving) {
+            let receiver = self.receivers.entry(index(receiving));
+            let new = || Receiver { receiving: receiving.clone(), peer, heard: false };
             let receiver = receiver.or_insert_with(new);
-            if receiver.peer != peer || !Arc::ptr_eq(&receiver.key, key) {
+            if receiver.peer != peer || !Arc::ptr_eq(&receiver.receiving.key, &receiving.key) {
                 *receiver = new();
             }
         }
@@ -352,33 +350,26 @@ impl Forwarder {
         mut segments: Segments<'a>,
         now: Instant,
     ) -> Result<(), Segments<'a>> {
-        let link = self.links.get(peer);
-        let Some((link, sending)) = link
-            .and_then(|link| Some((link, link.sending.as_ref()?)))
-            .filter(|(_, sending)| sending.key.check(now).is_ok())
-        else {
-            return Err(segments);
-        };
-        let by = Unsealed { peer: *peer, at: now };
+        let Some(link) = self.links.get_mut(peer) else { return Err(segments) };
+        let sending = link.sending.as_mut().filter(|sending| sending.key.check(now).is_ok());
+        let Some(to) = sending.and_then(|sending| sending.to.get()) else { return Err(segments) };
         let fits = link.mtu(self.mtu);
         // Nothing that is cut up is a SYN.
         let is_whole = segments.is_whole();
-        let mut bytes = 0;
         while let Some(length) = segments.next_length() {
+            let by = Unsealed { peer: *peer, at: now, bytes: length as u64 };
             let sealed = padded(length, self.mtu) + OVERHEAD;
             if sealed > MAX_DATAGRAM {
                 break;
             }
-            self.outbox.append(sending.to, by, sealed, |payload| {
+            self.outbox.append(to, by, sealed, |payload| {
                 let from = payload.len();
                 segments.append_next(payload);
                 if let Some(packet) = payload.get_mut(from..).filter(|_| is_whole) {
                     mss::clamp(packet, fits);
                 }
             });
-            bytes += length as u64;
         }
-        link.transfer.packets.send(bytes);
         Ok(())
     }
 
@@ -434,18 +425,18 @@ impl Forwarder {
         let link = self.links.get(&peer)?;
         let mut batch =
             messages.chunks_mut(segment).map(Message::incoming).collect::<Result<Vec<_>, _>>().ok()?;
-        let opened = receiver.key.open(&mut batch, now);
+        let opened = receiver.receiving.key.open(&mut batch, now);
         self.opened.clear();
         self.opened.extend(batch.iter().map(|message| message.packet().map(<[u8]>::len)));
         let heard = opened.packets + opened.keepalives > 0;
         if heard {
             let bytes: usize = self.opened.iter().flatten().map(|text| text + OVERHEAD).sum();
             link.transfer.messages.receive(bytes as u64);
-            // The device may wait for it, or has to know where the peer is now.
-            let elsewhere = link.sending.as_ref().is_none_or(|sending| sending.to != from);
-            self.urgent |= elsewhere || !std::mem::replace(&mut receiver.heard, true);
+            receiver.receiving.from.set(from);
+            // The device may wait for it.
+            self.urgent |= link.sending.is_none() || !std::mem::replace(&mut receiver.heard, true);
             let (packets, keepalives) = (opened.packets > 0, opened.keepalives > 0);
-            push(&mut self.reports, Report::Received { peer, index, from, packets, keepalives, at: now });
+            push(&mut self.reports, Report::Received { peer, index, packets, keepalives, at: now });
         }
         let fits = link.mtu(self.mtu);
         // Packets of a batch are mostly of one flow: the addresses that were looked up last, and passed.
@@ -494,7 +485,7 @@ impl Forwarder {
     }
 
     /// Seals what is about to be sent. Whether it could.
-    fn seal(&mut self, transmit: &mut Transmit, Unsealed { peer, at }: Unsealed) -> bool {
+    fn seal(&mut self, transmit: &mut Transmit, Unsealed { peer, at, bytes }: Unsealed) -> bool {
         let sealed = self.links.get(&peer).and_then(|link| {
             let Sending { tunnel, key, .. } = link.sending.as_ref()?;
             let mut batch = transmit
@@ -506,12 +497,14 @@ impl Forwarder {
                 })
                 .collect::<Option<Vec<_>>>()?;
             key.reserve(batch.len() as u64, at).ok()?.seal(&mut batch);
+            link.transfer.packets.send(bytes);
             link.transfer.messages.send(transmit.payload.len() as u64);
             Some(*tunnel)
         });
         match sealed {
             Some(tunnel) => push(&mut self.reports, Report::Sent { peer, tunnel, at }),
             None => {
+                self.counters.no_key += transmit.payload.len().div_ceil(transmit.segment) as u64;
                 self.urgent = true;
                 push(&mut self.reports, Report::Unsealed { peer, at });
             }
@@ -539,16 +532,9 @@ fn push(reports: &mut Vec<Report>, report: Report) {
             *at = *now;
         }
         (
-            Some(Report::Received { peer, index, from, packets, keepalives, at }),
-            Report::Received {
-                peer: of,
-                index: named,
-                from: place,
-                packets: some,
-                keepalives: none,
-                at: now,
-            },
-        ) if peer == of && index == named && from == place => {
+            Some(Report::Received { peer, index, packets, keepalives, at }),
+            Report::Received { peer: of, index: named, packets: some, keepalives: none, at: now },
+        ) if peer == of && index == named => {
             *packets |= some;
             *keepalives |= none;
             *at = *now;

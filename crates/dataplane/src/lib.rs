@@ -19,6 +19,7 @@ mod outside;
 mod own_keys;
 mod packet;
 mod peer;
+mod place;
 mod slots;
 mod too_big;
 mod tunnel;

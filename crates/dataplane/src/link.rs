@@ -1,4 +1,4 @@
-//! What it takes to exchange packets with a peer: keys, and where the peer is. The device makes it anew whenever a handshake, a timer or
+//! What it takes to exchange packets with a peer: keys, and sight of where the peer is. The device makes it anew whenever a handshake, a timer or
 //! the control side changes something; every [`crate::Forwarder`] has one like it.
 
 use std::sync::{
@@ -8,15 +8,15 @@ use std::sync::{
 
 use carrick_wireguard::{ReceiveKey, SendKey};
 
-use crate::endpoint::Endpoint;
+use crate::place::Sight;
 
 /// The link to a peer. A key that is over seals and opens nothing, whoever still has this.
 #[derive(Clone)]
 pub struct Link {
-    /// How packets go there. `None` where there are no keys, or it is not known where the peer is.
+    /// How packets go there. `None` where there are no keys.
     pub(crate) sending: Option<Sending>,
-    /// The keys that messages from there are opened with.
-    pub(crate) receiving: Vec<Arc<ReceiveKey>>,
+    /// How messages from there are opened.
+    pub(crate) receiving: Vec<Receiving>,
     /// How long a packet to it may be, where the interface takes longer ones.
     pub(crate) path_mtu: Option<u16>,
     /// What went to and fro.
@@ -29,7 +29,15 @@ pub(crate) struct Sending {
     /// The slot of the tunnel that the key is of.
     pub(crate) tunnel: u32,
     pub(crate) key: Arc<SendKey>,
-    pub(crate) to: Endpoint,
+    pub(crate) to: Sight,
+}
+
+/// How messages of one session are opened.
+#[derive(Clone)]
+pub(crate) struct Receiving {
+    pub(crate) key: Arc<ReceiveKey>,
+    /// Where they come from.
+    pub(crate) from: Sight,
 }
 
 impl Link {
@@ -42,7 +50,7 @@ impl Link {
 impl PartialEq for Link {
     /// Whether they are made of the very same keys.
     fn eq(&self, other: &Self) -> bool {
-        let same_keys = |(ours, theirs): (&Arc<ReceiveKey>, &Arc<ReceiveKey>)| Arc::ptr_eq(ours, theirs);
+        let same_keys = |(ours, theirs): (&Receiving, &Receiving)| Arc::ptr_eq(&ours.key, &theirs.key);
         self.sending == other.sending
             && self.receiving.len() == other.receiving.len()
             && self.receiving.iter().zip(&other.receiving).all(same_keys)
@@ -53,7 +61,7 @@ impl PartialEq for Link {
 
 impl PartialEq for Sending {
     fn eq(&self, other: &Self) -> bool {
-        self.tunnel == other.tunnel && Arc::ptr_eq(&self.key, &other.key) && self.to == other.to
+        self.tunnel == other.tunnel && Arc::ptr_eq(&self.key, &other.key)
     }
 }
 

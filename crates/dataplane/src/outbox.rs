@@ -45,6 +45,8 @@ pub(crate) struct Unsealed {
     pub(crate) peer: WireGuardKey,
     /// When the last of them was appended.
     pub(crate) at: Instant,
+    /// How long the packets in them are, altogether.
+    pub(crate) bytes: u64,
 }
 
 /// Datagrams, in the order in which they go.
@@ -86,7 +88,8 @@ impl Outbox {
         write(payload);
         // Padding, and room for the tag.
         payload.resize(end, 0);
-        *unsealed = Some(by);
+        let before = unsealed.map_or(0, |unsealed| unsealed.bytes);
+        *unsealed = Some(Unsealed { bytes: before + by.bytes, ..by });
         self.bytes += sealed;
     }
 
@@ -138,7 +141,7 @@ mod tests {
 
     #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
     fn by(peer: u8) -> Unsealed {
-        Unsealed { peer: WireGuardSecret::from_bytes([peer; 32]).public(), at: Instant::now() }
+        Unsealed { peer: WireGuardSecret::from_bytes([peer; 32]).public(), at: Instant::now(), bytes: 3 }
     }
 
     fn filled(lengths: &[(u8, usize)]) -> Outbox {

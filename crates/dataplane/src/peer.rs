@@ -15,7 +15,8 @@ use carrick_wireguard::Tai64N;
 use crate::{
     device::Settings,
     endpoint::Endpoint,
-    link::{Link, Sending, Transfer},
+    link::{Link, Receiving, Sending, Transfer},
+    place::Sight,
     slots::Slots,
     tunnel::Tunnel,
 };
@@ -82,9 +83,9 @@ impl Peer {
     pub(crate) fn link(&self) -> Option<Link> {
         let sending = self.tunnels().find_map(|tunnel| {
             let key = tunnel.sending.clone()?;
-            Some(Sending { tunnel: tunnel.slot, key, to: tunnel.endpoint? })
+            Some(Sending { tunnel: tunnel.slot, key, to: Sight::new(tunnel.place.clone()) })
         });
-        let receiving: Vec<_> = self.tunnels().flat_map(Tunnel::receiving).cloned().collect();
+        let receiving: Vec<_> = self.tunnels().flat_map(receiving).collect();
         let is_something = sending.is_some() || !receiving.is_empty() || self.path_mtu.is_some();
         is_something.then(|| Link {
             sending,
@@ -119,16 +120,16 @@ impl Peer {
         self.config.admits_new || self.has_keys()
     }
 
-    /// Whether keys or endpoints have changed since the last call.
+    /// Whether keys have changed since the last call.
     pub(crate) fn take_changed(&mut self) -> bool {
         self.tunnels_mut().fold(false, |changed, tunnel| changed | tunnel.take_changed())
     }
 
     /// Where the peer was last heard of.
     pub(crate) fn endpoint(&self) -> Option<Endpoint> {
-        let sending = self.tunnels().find(|tunnel| tunnel.has_keys()).and_then(|tunnel| tunnel.endpoint);
+        let sending = self.tunnels().find(|tunnel| tunnel.has_keys()).and_then(Tunnel::endpoint);
         sending
-            .or_else(|| self.tunnels().find_map(|tunnel| tunnel.endpoint))
+            .or_else(|| self.tunnels().find_map(Tunnel::endpoint))
             .or_else(|| self.settings.as_ref().and_then(|settings| settings.endpoint))
     }
 
@@ -167,8 +168,14 @@ impl Peer {
     /// Keeps what is to be known of a tunnel that is over.
     pub(crate) fn remember(&mut self, tunnel: &Tunnel) {
         if let Some(settings) = &mut self.settings {
-            settings.endpoint = tunnel.endpoint.or(settings.endpoint);
+            settings.endpoint = tunnel.endpoint().or(settings.endpoint);
             settings.last_handshake = tunnel.last_handshake.max(settings.last_handshake);
         }
     }
+}
+
+/// How the messages of a tunnel are opened.
+fn receiving(tunnel: &Tunnel) -> impl Iterator<Item = Receiving> {
+    let from = Sight::new(tunnel.place.clone());
+    tunnel.receiving().map(move |key| Receiving { key: key.clone(), from: from.clone() })
 }

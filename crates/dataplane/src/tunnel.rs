@@ -12,7 +12,7 @@ use carrick_wireguard::{
     message::{CookieReply, INITIATION, MessageType, Response},
 };
 
-use crate::{endpoint::Endpoint, outside::Surroundings, own_keys::OwnKey};
+use crate::{endpoint::Endpoint, outside::Surroundings, own_keys::OwnKey, place::Place};
 
 /// After so long the first initiation to a peer is repeated, then after twice as long each time. Only the last one is answered in
 /// time on a path that is slower than this, until the pauses are as long as the path.
@@ -42,16 +42,14 @@ pub(crate) struct Tunnel {
     /// The key of the peer.
     pub(crate) peer: WireGuardKey,
     /// Where authenticated messages of the peer last came from, and what they were sent to.
-    pub(crate) endpoint: Option<Endpoint>,
-    /// As of when that is known: what other threads heard of the peer is reported later.
-    known_as_of: Option<Instant>,
+    pub(crate) place: Arc<Place>,
     /// When the last handshake completed.
     pub(crate) last_handshake: Option<Instant>,
     /// How long the last handshake's answer took.
     pub(crate) rtt: Option<Duration>,
     /// The key to send with, as of when the tunnel was last touched.
     pub(crate) sending: Option<Arc<SendKey>>,
-    /// Whether keys or endpoint are others than when the flag was last taken.
+    /// Whether keys are others than when the flag was last taken.
     changed: bool,
     /// Whether the next tick begins a handshake, unless the peer is heard of before.
     looking: bool,
@@ -79,8 +77,7 @@ impl Tunnel {
             next_index: 0,
             own: own.public,
             peer,
-            endpoint,
-            known_as_of: None,
+            place: Arc::new(Place::new(endpoint)),
             last_handshake: None,
             rtt: None,
             sending: None,
@@ -102,19 +99,14 @@ impl Tunnel {
         self.engine.receiving()
     }
 
-    /// Whether keys or endpoint have changed since the last call.
+    /// Whether keys have changed since the last call.
     pub(crate) const fn take_changed(&mut self) -> bool {
         std::mem::replace(&mut self.changed, false)
     }
 
-    /// Says where the peer is, as of a moment, unless something newer is known. Says what was known before.
-    pub(crate) fn set_endpoint(&mut self, endpoint: Endpoint, as_of: Instant) -> Option<Endpoint> {
-        if self.known_as_of.is_some_and(|known| as_of < known) {
-            return self.endpoint;
-        }
-        self.known_as_of = Some(as_of);
-        self.changed |= self.endpoint != Some(endpoint);
-        self.endpoint.replace(endpoint)
+    /// Where the peer is.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.place.get()
     }
 
     /// Whether the peer may be sending packets through this tunnel, or about to.
@@ -136,7 +128,7 @@ impl Tunnel {
     /// Asks for a handshake, unless one of either side is under way.
     pub(crate) fn initiate(&mut self, now: Instant) {
         self.engine.initiate(now);
-        if self.endpoint.is_none() && !self.contacted {
+        if self.endpoint().is_none() && !self.contacted {
             self.contacted = true;
             self.first_contact = Some((now + FIRST_REPEAT, FIRST_REPEAT));
         }
@@ -179,7 +171,8 @@ impl Tunnel {
                 }
             },
         };
-        self.heard_from(from, now);
+        self.place.set(from);
+        self.handle_heard(now);
         Ok(length)
     }
 
@@ -190,20 +183,14 @@ impl Tunnel {
     }
 
     /// Authentic messages came that named an index of this tunnel: some with packets, or some without, or both.
-    pub(crate) fn handle_received(
-        &mut self,
-        from: Endpoint,
-        index: u32,
-        [packets, keepalives]: [bool; 2],
-        now: Instant,
-    ) {
+    pub(crate) fn handle_received(&mut self, index: u32, [packets, keepalives]: [bool; 2], now: Instant) {
         if keepalives {
             self.engine.handle_received(index, Traffic::Keepalive, now);
         }
         if packets {
             self.engine.handle_received(index, Traffic::Packet, now);
         }
-        self.heard_from(from, now);
+        self.handle_heard(now);
     }
 
     /// The next datagram that is not a packet.
@@ -227,19 +214,12 @@ impl Tunnel {
         self.engine.set_persistent_keepalive(interval, now);
     }
 
-    /// Lets what goes to the peer leave from wherever the routing table says.
-    pub(crate) fn forget_source(&mut self, now: Instant) {
-        if let Some(Endpoint { remote, source: Some(_) }) = self.endpoint {
-            self.set_endpoint(remote.into(), now);
-        }
-    }
-
     /// Runs the timers. To be called a few times a second. `wanted` says that packets wait for this tunnel.
     pub(crate) fn tick(&mut self, wanted: bool, now: Instant) -> Result<(), Expired> {
         if let Some((_, timer)) = self.engine.poll_timeout().filter(|(due, _)| *due <= now) {
             // The peer does not answer: where this host speaks from may be why.
             if timer == Timer::Silence || (timer == Timer::Handshake && self.engine.is_initiating()) {
-                self.forget_source(now);
+                self.place.forget_source(|_| true);
             }
             self.engine.handle_timeout(now);
         }
@@ -267,8 +247,7 @@ impl Tunnel {
     }
 
     /// Something authentic came.
-    fn heard_from(&mut self, from: Endpoint, now: Instant) {
-        self.set_endpoint(from, now);
+    fn handle_heard(&mut self, now: Instant) {
         self.looking = false;
         self.first_contact = None;
         self.take_events(now);

@@ -4,9 +4,9 @@
 
 mod net;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use carrick_dataplane::{Forwarder, PeerConfig, Report, offload::VnetHeader};
+use carrick_dataplane::{Endpoint, Forwarder, PeerConfig, Report, Source, offload::VnetHeader};
 use net::{Net, key};
 use proptest::prelude::*;
 
@@ -152,6 +152,43 @@ proptest! {
     }
 }
 
+/// A packet of node 1 for node 0 in one datagram, from keys that both have.
+fn sealed(net: &mut Net) -> Vec<u8> {
+    net.devices[1].handle_packet(&VnetHeader::default(), &net::packet(1, 0, 0), net.now);
+    net.devices[1].poll_transmit().unwrap().payload
+}
+
+#[test]
+fn an_answer_goes_to_where_the_question_came_from_whoever_opened_it() {
+    let mut net = Net::forked(2);
+    net.flow(10);
+    net.pass(200);
+    let mut third = net.devices[0].fork();
+    let source = Source { address: [203, 0, 113, 1].into(), interface: 3 };
+    for (number, opens) in (7..).zip(["second", "third", "second", "first"]) {
+        let remote = SocketAddr::from(([198, 51, 100, number], 9));
+        let elsewhere = Endpoint { remote, source: Some(source) };
+        let mut datagram = sealed(&mut net);
+        let (length, now) = (datagram.len(), net.now);
+        let second = net.forwarders[0].as_mut().unwrap();
+        match opens {
+            "second" => second.handle_datagrams(elsewhere, &mut datagram, length, now, |_| {}),
+            "third" => third.handle_datagrams(elsewhere, &mut datagram, length, now, |_| {}),
+            _ => net.devices[0].handle_datagrams(elsewhere, &mut datagram, length, now, |_| {}),
+        }
+        // Nobody has told anybody anything.
+        let packet = net::packet(0, 1, 0);
+        second.handle_packet(&VnetHeader::default(), &packet, now);
+        third.handle_packet(&VnetHeader::default(), &packet, now);
+        net.devices[0].handle_packet(&VnetHeader::default(), &packet, now);
+        for sent in [second.poll_transmit(), third.poll_transmit(), net.devices[0].poll_transmit()] {
+            let sent = sent.unwrap();
+            assert_eq!((sent.to, sent.source), (remote, Some(source)), "opened by the {opens}");
+        }
+        assert_eq!(net.devices[0].links().next().unwrap().endpoint, remote);
+    }
+}
+
 #[test]
 fn what_is_reported_late_does_not_move_a_peer_back_to_where_it_was() {
     let mut net = Net::forked(2);
@@ -162,16 +199,56 @@ fn what_is_reported_late_does_not_move_a_peer_back_to_where_it_was() {
     net.pass(6);
     let late = net.forwarders[0].as_mut().unwrap().take_reports();
     assert!(matches!(late[..], [Report::Received { .. }]));
-    let elsewhere: std::net::SocketAddr = "198.51.100.7:9".parse().unwrap();
-    net.devices[1].handle_packet(&VnetHeader::default(), &net::packet(1, 0, 0), net.now);
-    let mut payload = net.devices[1].poll_transmit().unwrap().payload;
-    let length = payload.len();
+    let elsewhere: SocketAddr = "198.51.100.7:9".parse().unwrap();
+    let mut datagram = sealed(&mut net);
+    let length = datagram.len();
     net.pass(1);
-    net.devices[0].handle_datagrams(elsewhere, &mut payload, length, net.now, |_| {});
+    net.devices[0].handle_datagrams(elsewhere, &mut datagram, length, net.now, |_| {});
     for report in late {
         net.devices[0].handle_report(report, net.now);
     }
     assert_eq!(net.devices[0].links().next().unwrap().endpoint, elsewhere);
+}
+
+#[test]
+fn what_is_reported_under_a_key_that_was_replaced_counts_for_the_new_one() {
+    let mut net = Net::forked(2);
+    net.flow(10);
+    net.pass(200);
+    // The peer is not heard of any more, of which only reports under its former key tell.
+    forward(&mut net, 0).poll_transmit().unwrap();
+    let late = net.forwarders[0].as_mut().unwrap().take_reports();
+    assert!(matches!(late[..], [Report::Sent { .. }]));
+    net.tell(0, 1);
+    for report in late {
+        net.devices[0].handle_report(report, net.now);
+    }
+    // A packet went out under a key that the peer has no longer: there is to be a session with the one that it has.
+    net.pass(1);
+    assert_eq!(net.initiations[0], 2);
+}
+
+#[test]
+fn what_could_not_be_sealed_in_the_past_begins_no_handshake_where_there_are_keys_by_now() {
+    let mut net = Net::forked(2);
+    net.flow(10);
+    net.pass(200);
+    // A packet waits to be sealed when the keys end.
+    forward(&mut net, 10);
+    net.devices[0].remove_peer(&key(1, 0));
+    let forwarder = net.forwarders[0].as_mut().unwrap();
+    assert!(forwarder.poll_transmit().is_none());
+    let late = forwarder.take_reports();
+    let unsealed = |report: &Report| matches!(report, Report::Unsealed { .. });
+    assert!(late.iter().any(unsealed));
+    net.meet(0, 1);
+    net.flow(10);
+    net.pass(6_000);
+    let before = net.initiations[0];
+    late.into_iter().for_each(|report| net.devices[0].handle_report(report, net.now));
+    net.pass(200);
+    assert_eq!(net.initiations[0], before);
+    assert_eq!(net.devices[0].counters().no_key, 1);
 }
 
 #[test]
@@ -189,7 +266,7 @@ fn what_is_reported_late_begins_no_handshake_with_a_peer_that_is_not_admitted_an
         let forwarder = net.forwarders[0].as_mut().unwrap();
         assert!(forwarder.poll_transmit().is_none());
         let late = forwarder.take_reports();
-        assert!(matches!(late[..], [Report::Sent { .. } | Report::Unsealed { .. }]));
+        assert!(matches!(late[0], Report::Sent { .. } | Report::Unsealed { .. }));
         for report in late {
             net.devices[0].handle_report(report, net.now);
         }

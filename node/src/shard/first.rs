@@ -221,7 +221,7 @@ impl First {
                     });
                     let outcome = outcome.map_err(uapi::errno);
                     if before != (self.group.port(), self.group.mark().ok()) {
-                        self.leader.device.forget_sources(|_| true, Instant::now());
+                        self.leader.device.forget_sources(|_| true);
                     }
                     if outcome.is_ok() {
                         uapi::configure(&mut self.leader.device, set, Instant::now());
@@ -240,7 +240,7 @@ impl First {
                     let _ = answer.send(Outgoing { mark, port: self.group.port(), endpoints });
                 }
                 Command::ForgetSources(wrong) => {
-                    self.leader.device.forget_sources(|endpoint| wrong.contains(endpoint), Instant::now());
+                    self.leader.device.forget_sources(|endpoint| wrong.contains(endpoint));
                 }
                 Command::Stun { server, transaction } => {
                     self.observed.asked = Some((server, transaction));

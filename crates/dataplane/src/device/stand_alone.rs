@@ -154,12 +154,11 @@ impl Device {
         settings.endpoint = Some(endpoint.into());
         for tunnel in peer.tunnels_mut() {
             // An initiation that went elsewhere, or nowhere, will hardly be answered.
-            let before = tunnel.set_endpoint(endpoint.into(), now);
+            let before = tunnel.place.set(endpoint.into());
             if before.map(|before| before.remote) != Some(endpoint) && !tunnel.has_keys() {
                 tunnel.look_for_peer();
             }
         }
-        self.publish(*key);
         self.keep_alive_of(*key, now);
     }
 

@@ -1,8 +1,12 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use carrick_types::{WireGuardKey, WireGuardSecret};
 
 use super::*;
+
 use crate::{endpoint::Source, offload::VnetHeader, outside::Outside};
 
 #[test]
@@ -37,9 +41,9 @@ fn a_source_is_forgotten_until_something_comes_again() {
     let mut pair = Pair::new();
     pair.ask(1);
     assert_eq!(pair.two.sources().collect::<Vec<_>>(), [from(1)]);
-    pair.two.forget_sources(|endpoint| *endpoint == from(2), pair.now);
+    pair.two.forget_sources(|endpoint| *endpoint == from(2));
     assert_eq!(pair.answers(), [Some(source(1))]);
-    pair.two.forget_sources(|endpoint| *endpoint == from(1), pair.now);
+    pair.two.forget_sources(|endpoint| *endpoint == from(1));
     assert_eq!((pair.answers(), pair.two.sources().count()), (vec![None], 0));
     pair.ask(1);
     assert_eq!(pair.answers(), [Some(source(1))]);
