@@ -16,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use super::contender::{Contender, Program, in_path};
 
 /// How long a device may take to start, and a handshake.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The addresses outside.
 const OUTSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
@@ -29,7 +29,7 @@ const PORT: u16 = 51820;
 /// Where a [`Responder`] listens: the tunnel's device is at the same host.
 const RESPONDER_PORT: u16 = 51821;
 
-const MTU: &str = "1420";
+pub(super) const MTU: &str = "1420";
 
 /// A way from one host to another.
 pub(super) struct Bed {
@@ -84,16 +84,9 @@ impl Bed {
         self.tunnel.as_ref().is_some_and(|program| program.contender == contender)
     }
 
-    /// Another tunnel of this kind, whose devices have so many shards.
-    pub(super) fn with_shards(&self, lab: &mut Lab, shards: u8) -> Result<Self> {
-        let program = self.tunnel.clone().context("a cable has no shards")?;
-        Self::new(lab, Program { shards: Some(shards), ..program })
-    }
-
-    /// Ends the devices, and leaves their names to others.
-    pub(super) fn terminate(self) -> Result<()> {
-        self.devices.iter().try_for_each(|device| device.terminate(PATIENCE).map(drop))?;
-        Ok(())
+    /// What its devices are, if there is a tunnel.
+    pub(super) const fn program(&self) -> Option<&Program> {
+        self.tunnel.as_ref()
     }
 
     /// CPU time of the devices so far.
@@ -166,7 +159,7 @@ fn cable(lab: &mut Lab, name: &str) -> Result<[Host; 2]> {
 }
 
 /// Starts a device, and waits until it can be configured.
-fn start(program: &Program, host: &Host, interface: &str) -> Result<Process> {
+pub(super) fn start(program: &Program, host: &Host, interface: &str) -> Result<Process> {
     let process = host.spawn(interface, program.command(interface))?;
     let socket = Path::new("/run/wireguard").join(format!("{interface}.sock"));
     eventually(PATIENCE, &format!("{}", socket.display()), || UnixStream::connect(&socket).ok())
@@ -174,14 +167,14 @@ fn start(program: &Program, host: &Host, interface: &str) -> Result<Process> {
     Ok(process)
 }
 
-fn configure(host: &Host, interface: &str, configuration: &str) -> Result<()> {
+pub(super) fn configure(host: &Host, interface: &str, configuration: &str) -> Result<()> {
     let file = Path::new("/run").join(format!("{interface}.conf"));
     fs::write(&file, configuration)?;
     run(host, "wg", &["setconf", interface, &file.display().to_string()]).map(drop)
 }
 
 /// A secret key and its public half.
-fn key(host: &Host) -> Result<(String, String)> {
+pub(super) fn key(host: &Host) -> Result<(String, String)> {
     let secret = run(host, "wg", &["genkey"])?;
     let file = Path::new("/run/secret");
     fs::write(file, &secret)?;
@@ -189,7 +182,7 @@ fn key(host: &Host) -> Result<(String, String)> {
     Ok((secret.trim().to_owned(), String::from_utf8(public.stdout)?.trim().to_owned()))
 }
 
-fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<String> {
     let path = if program == "wg" { wg()? } else { in_path(program).context("iproute2 is missing")? };
     let output = host.command(path).args(arguments).output()?;
     let errors = String::from_utf8_lossy(&output.stderr);

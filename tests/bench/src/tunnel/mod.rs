@@ -6,10 +6,14 @@
 mod bed;
 mod case;
 mod contender;
+mod cpu;
 mod figures;
+mod flows;
 mod handshakes;
 mod initiators;
 mod load;
+mod sender;
+mod shards;
 
 use std::{path::PathBuf, time::Duration};
 
