@@ -63,8 +63,9 @@ pub(super) enum Case {
     /// each counts once its response is authentic and the initiator has confirmed it
     Handshakes,
     /// What one carrick with one shard, and one with two, seal and send of four flows of datagrams of 1,380 bytes in super-packets, in turns
-    /// (one, two, two, one): Gbit/s of these bytes, the device's CPU time, and what its shards, the load and everything else took of the cores. The peers drop everything
-    /// unseen. Nothing is opened. Each flow is kept 1,280 datagrams ahead of what has left the device
+    /// (one, two, two, one): Gbit/s of these bytes, the device's CPU time, and what its shards, the load and everything else took of the
+    /// cores. The peers drop everything unseen, and nothing is opened. Each flow is kept 1,280 datagrams ahead of what has left the device.
+    /// A second shard can win only what cores are free
     Shards,
 }
 

@@ -1,7 +1,7 @@
 //! A device that seals four flows for four peers, which are at hand and cost next to nothing.
 //!
-//! This program shakes hands as its peers, each at the end of a cable of its own, and then nobody has ears there any more: the kernel at the other end
-//! drops what comes as frames for somebody else, before it looks into them.
+//! This program shakes hands as its peers, each at the end of a cable of its own, and then nobody has ears there any more: the kernel at the
+//! other end drops what comes as frames for somebody else, before it looks into them. So the device seals and sends, and opens nothing.
 
 use std::{
     fmt::Write as _,
@@ -100,6 +100,7 @@ struct Look {
     machine: cpu::Machine,
 }
 
+/// A device, and its peers.
 pub(super) struct Sender {
     host: Host,
     device: Process,

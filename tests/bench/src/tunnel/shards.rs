@@ -1,7 +1,8 @@
 //! What a second shard brings: one device with one shard, and one with two, in turns.
 //!
-//! With both ends of a tunnel and the load on two cores, one shard at each end fills them, and two can win nothing. So there is one device here,
-//! whose peers cost next to nothing ([`super::sender`]).
+//! With both ends of a tunnel and the load on two cores, one shard at each end fills them, and two can win nothing. So there is one device
+//! here, whose peers cost next to nothing ([`super::sender`]). What is left is the load: on two cores it takes a share of what the second
+//! shard could. Where other programs want the cores, they take theirs, so what they took is told, too.
 
 use std::time::Duration;
 
