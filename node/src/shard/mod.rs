@@ -9,6 +9,7 @@ mod first;
 mod further;
 mod group;
 mod path;
+mod queues;
 
 use std::{
     collections::BTreeSet,

@@ -19,6 +19,7 @@ use nix::{
     sys::eventfd::EventFd,
 };
 
+use super::queues::Queues;
 use crate::{
     moderation::{Moderation, PAUSE},
     readiness::{Readiness, Source},
@@ -68,8 +69,7 @@ pub(super) struct Path {
     /// Readable where somebody has something to say.
     wake: Arc<EventFd>,
     readiness: Readiness,
-    /// The queues of the interface that are readable.
-    queues: Vec<usize>,
+    queues: Queues,
     moderation: Moderation,
     buffer: Box<[u8]>,
 }
@@ -138,7 +138,7 @@ impl Path {
             sockets,
             wake,
             readiness,
-            queues: Vec::new(),
+            queues: Queues::default(),
             moderation: Moderation::default(),
             buffer: vec![0; BUFFER].into(),
         };
@@ -159,15 +159,16 @@ impl Path {
     /// Waits until something is readable, or for so long; `None`: for ever. Queues of the interface that are readable are noted.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Ready> {
         let mut ready = Ready::default();
-        self.queues.clear();
-        for source in self.readiness.wait(timeout)? {
+        let sources = self.readiness.wait(timeout)?;
+        self.queues.begin(sources.filter_map(|source| {
             match source {
                 Source::Commands => ready.commands = true,
                 Source::V4 => ready.v4 = true,
                 Source::V6 => ready.v6 = true,
-                Source::Queue(queue) => self.queues.push(queue),
+                Source::Queue(queue) => return Some(queue),
             }
-        }
+            None
+        }));
         if ready.commands {
             let _ = self.wake.read();
         }
@@ -281,13 +282,11 @@ impl Path {
     /// Reads from the queues that are readable, one after the other, so that a flow that fills its queue does not hold up the others.
     fn read_packets(&mut self, engine: &mut impl Engine) -> io::Result<Turn> {
         let mut turn = Turn::default();
-        let mut next = 0;
-        while turn.goes_on() && !self.queues.is_empty() {
-            next %= self.queues.len();
-            if self.read_queue(engine, self.queues[next], &mut turn)? {
-                next += 1;
-            } else {
-                self.queues.remove(next);
+        while turn.goes_on()
+            && let Some(queue) = self.queues.next()
+        {
+            if self.read_queue(engine, queue, &mut turn)? {
+                self.queues.again(queue);
             }
         }
         Ok(turn)
