@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use super::{
     Command, SocketGroup,
     deadline::Deadline,
-    further::{Further, Order, Word},
+    further::{Further, Order},
     path::{Engine, Path},
+    report::Listener,
 };
 use crate::{plan::Change, routes::Outgoing, stun, uapi};
 
@@ -87,7 +88,7 @@ pub(super) struct First {
     commands: Receiver<Command>,
     observed: Observed,
     deadline: Arc<Deadline>,
-    words: Receiver<Word>,
+    listener: Listener,
 }
 
 /// The STUN request that waits for its answer, and who is told.
@@ -124,17 +125,17 @@ impl First {
         observe: mpsc::Sender<SocketAddr>,
         deadline: Arc<Deadline>,
         others: Vec<Further>,
-        words: Receiver<Word>,
+        listener: Listener,
     ) -> Self {
         let leader = Leader { device, others, is_broken: false };
         let observed = Observed { asked: None, observe };
-        Self { leader, path, group, commands, observed, deadline, words }
+        Self { leader, path, group, commands, observed, deadline, listener }
     }
 
     /// Runs until the control side says that it ends, and ends the other shards with it.
     pub(super) fn run(&mut self) -> io::Result<()> {
         let outcome = self.turns();
-        self.leader.others.drain(..).for_each(Further::stop);
+        self.leader.others.clear();
         outcome
     }
 
@@ -142,6 +143,7 @@ impl First {
         loop {
             if self.deadline.is_over() {
                 self.path.wait_for_commands()?;
+                self.listen()?;
                 if self.obey()?.is_break() {
                     return Ok(());
                 }
@@ -150,13 +152,13 @@ impl First {
             let due = self.leader.device.poll_timeout().map(|(due, _)| due);
             let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let ready = self.path.wait(timeout)?;
+            self.listen()?;
             if ready.commands && self.obey()?.is_break() {
                 return Ok(());
             }
             if self.deadline.is_over() {
                 continue;
             }
-            self.listen()?;
             let observed = &mut self.observed;
             let turns = self
                 .path
@@ -168,16 +170,11 @@ impl First {
         }
     }
 
-    /// Hears what the other shards have done.
+    /// Hears what the other shards have done: a part of it, where that is much.
     fn listen(&mut self) -> io::Result<()> {
-        while let Ok(word) = self.words.try_recv() {
-            match word {
-                Word::Reports(reports) => {
-                    let now = Instant::now();
-                    reports.into_iter().for_each(|report| self.leader.device.handle_report(report, now));
-                }
-                Word::Failed(error) => return Err(error),
-            }
+        let (device, now) = (&mut self.leader.device, Instant::now());
+        if self.listener.hear(|report| device.handle_report(report, now))? {
+            self.path.wake();
         }
         Ok(())
     }
@@ -185,16 +182,10 @@ impl First {
     /// Tells the other shards what has changed.
     fn tell_others(&mut self) -> io::Result<()> {
         self.leader.tell_others();
-        if self.leader.is_broken {
-            // It has said why.
-            self.listen()?;
-            return Err(io::Error::other("a shard has ended"));
-        }
-        Ok(())
+        if self.leader.is_broken { Err(self.listener.reason()) } else { Ok(()) }
     }
 
     fn obey(&mut self) -> io::Result<ControlFlow<()>> {
-        self.listen()?;
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::SetOwn(prefixes) => self.leader.device.set_own(prefixes),
@@ -264,3 +255,6 @@ impl First {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

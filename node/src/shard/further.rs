@@ -4,16 +4,14 @@ use std::{
     io,
     sync::{
         Arc,
-        mpsc::{
-            Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, TrySendError, channel, sync_channel,
-        },
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use carrick_dataplane::{
-    Endpoint, Forwarder, Report, Transmit, Update,
+    Endpoint, Forwarder, Transmit, Update,
     offload::{Coalesced, VnetHeader},
 };
 use nix::sys::eventfd::EventFd;
@@ -21,18 +19,13 @@ use nix::sys::eventfd::EventFd;
 use super::{
     deadline::Deadline,
     path::{Engine, Path, Ready},
+    report::Reporter,
     spawn,
 };
 use crate::udp::UdpSockets;
 
-/// Lists of reports that may wait for the first shard.
-const REPORTS: usize = 256;
-
 /// Orders that may wait for a shard. The first shard waits where there are more.
 const ORDERS: usize = 256;
-
-/// For so long what went to and fro may be news to the first shard: WireGuard's timers count seconds.
-const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// So long a shard has to change its sockets, before the first one goes on without it.
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -44,87 +37,12 @@ pub(super) enum Order {
     Use(Arc<UdpSockets>, Sender<()>),
 }
 
-/// What a shard tells the first one.
-pub(super) enum Word {
-    Reports(Vec<Report>),
-    Failed(io::Error),
-}
-
-/// The channel that all of them tell it by.
-pub(super) fn reports() -> (SyncSender<Word>, Receiver<Word>) {
-    sync_channel(REPORTS)
-}
-
-/// A shard's way to the first one.
-pub(super) struct Reporter {
-    words: SyncSender<Word>,
-    wake: Arc<EventFd>,
-    /// What found no room.
-    unsent: Option<Word>,
-    /// When something is to be said.
-    due: Option<Instant>,
-}
-
-impl Reporter {
-    pub(super) const fn new(words: SyncSender<Word>, wake: Arc<EventFd>) -> Self {
-        Self { words, wake, unsent: None, due: None }
-    }
-
-    /// Tells what the forwarder has to tell, if it is time.
-    fn report(&mut self, forwarder: &mut Forwarder) {
-        let (urgent, now) = (forwarder.is_urgent(), Instant::now());
-        if !urgent && now < *self.due.get_or_insert(now + REPORT_EVERY) {
-            return;
-        }
-        self.due = None;
-        // Without room the forwarder goes on counting.
-        if self.unsent.take().is_none_or(|word| self.say(word)) {
-            let reports = forwarder.take_reports();
-            if !reports.is_empty() {
-                self.say(Word::Reports(reports));
-            }
-        }
-        if self.unsent.is_some() {
-            self.due = Some(now + REPORT_EVERY);
-        }
-        // Where there was no room, the first shard may sleep over what is not urgent.
-        if urgent || self.unsent.is_some() {
-            let _ = self.wake.write(1);
-        }
-    }
-
-    fn say(&mut self, word: Word) -> bool {
-        match self.words.try_send(word) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => true,
-            Err(TrySendError::Full(word)) => {
-                self.unsent = Some(word);
-                false
-            }
-        }
-    }
-
-    /// Says that the shard has ended, by itself.
-    fn fail(&self, error: io::Error) {
-        // Where there is no room, the first shard will notice that nobody takes its orders.
-        let _ = self.words.try_send(Word::Failed(error));
-        let _ = self.wake.write(1);
-    }
-}
-
-/// A shard that panics ends the others: nobody else reads its queues and its sockets.
-impl Drop for Reporter {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.fail(io::Error::other("the thread of a shard panicked"));
-        }
-    }
-}
-
-/// The first shard's handle on another one.
+/// The first shard's handle on another one, which ends with it: also where the first one panics, or was never started.
 pub(super) struct Further {
-    orders: SyncSender<Order>,
+    /// `None` at the end.
+    orders: Option<SyncSender<Order>>,
     wake: Arc<EventFd>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Further {
@@ -145,7 +63,7 @@ impl Further {
                 run.reporter.fail(error);
             }
         })?;
-        Ok(Self { orders, wake, thread })
+        Ok(Self { orders: Some(orders), wake, thread: Some(thread) })
     }
 
     /// Tells the shard something, before the next packet that it looks at.
@@ -153,9 +71,9 @@ impl Further {
     /// # Errors
     /// Where it has ended.
     pub(super) fn tell(&self, order: Order) -> io::Result<()> {
-        self.orders.send(order).map_err(|_| io::Error::other("another shard has ended"))?;
+        let told = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         self.wake();
-        Ok(())
+        if told { Ok(()) } else { Err(io::Error::other("another shard has ended")) }
     }
 
     /// Makes the shard look at its orders, and at the deadline.
@@ -178,12 +96,16 @@ impl Further {
         }
         Ok(())
     }
+}
 
-    /// Ends the shard.
-    pub(super) fn stop(self) {
-        drop(self.orders);
-        let _ = self.wake.write(1);
-        let _ = self.thread.join();
+/// When this returns the shard has closed what it had.
+impl Drop for Further {
+    fn drop(&mut self) {
+        self.orders = None;
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -266,8 +188,7 @@ impl Run {
                 self.path.wait_for_commands()?;
                 Ready::default()
             } else {
-                let due = self.reporter.due.map(|due| due.saturating_duration_since(Instant::now()));
-                self.path.wait(due)?
+                self.path.wait(self.reporter.due())?
             };
             // In this order: orders are given before the deadline that they come with is set.
             let over = self.deadline.is_over();

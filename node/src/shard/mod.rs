@@ -10,6 +10,9 @@ mod further;
 mod group;
 mod path;
 mod queues;
+mod report;
+#[cfg(test)]
+mod testing;
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +40,7 @@ use crate::{
     plan::Change,
     priority,
     routes::Outgoing,
-    shard::{deadline::Deadline, first::First, further::Further, path::Path},
+    shard::{deadline::Deadline, first::First, further::Further, path::Path, report::Reporter},
     stun,
     tun::Tun,
     uapi,
@@ -174,15 +177,15 @@ impl Shards {
             Path::new(tun.clone(), queues, group.sockets()[shard].clone(), wake.clone())
         };
         let first_path = path(0, &wake)?;
-        let (report, reports) = further::reports();
+        let (words, listener) = report::reports();
         let mut others = Vec::new();
         for shard in 1..shards {
             let own_wake = self::wake()?;
             let path = path(shard, &own_wake)?;
-            let reporter = further::Reporter::new(report.clone(), wake.clone());
+            let reporter = Reporter::new(words.clone(), wake.clone());
             others.push(Further::start(shard, device.fork(), path, own_wake, deadline.clone(), reporter)?);
         }
-        let mut first = First::new(device, first_path, group, receiver, observe, deadline, others, reports);
+        let mut first = First::new(device, first_path, group, receiver, observe, deadline, others, listener);
         let run = move || {
             if let Err(error) = first.run() {
                 // The other side may be gone already.
@@ -212,9 +215,9 @@ impl Shards {
 
     /// Ends the threads; the interface is gone when this returns.
     pub(crate) async fn stop(mut self) {
-        if self.command(Command::Stop).await.is_ok()
-            && let Some(thread) = self.thread.take()
-        {
+        // Where the first one ends already, so do the others.
+        let _ = self.command(Command::Stop).await;
+        if let Some(thread) = self.thread.take() {
             let _ = tokio::task::spawn_blocking(|| thread.join()).await;
         }
     }

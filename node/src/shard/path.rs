@@ -175,6 +175,12 @@ impl Path {
         Ok(ready)
     }
 
+    /// Makes the next wait end at once.
+    pub(super) fn wake(&self) {
+        // An eventfd that is full wakes as well as one that is not.
+        let _ = self.wake.write(1);
+    }
+
     /// Waits until somebody has something to say.
     pub(super) fn wait_for_commands(&self) -> io::Result<()> {
         let mut descriptors = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
