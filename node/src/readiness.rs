@@ -63,6 +63,12 @@ impl Readiness {
         }
     }
 
+    /// Watches a descriptor no longer, though somebody may have it open still.
+    pub(crate) fn forget(&self, descriptor: impl AsFd) {
+        // One that was not watched is none to forget.
+        let _ = self.epoll.delete(descriptor);
+    }
+
     /// Waits until something is readable, or for so long; `None`: for ever. Says what is.
     pub(crate) fn wait(
         &mut self,
@@ -104,5 +110,17 @@ mod tests {
         one.send_to(b"x", two.local_addr().unwrap()).unwrap();
         drop(two);
         assert_eq!(ready(), []);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_no_source_though_it_is_open() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut readiness = Readiness::new(1).unwrap();
+        readiness.watch(&socket, Source::V4).unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert_eq!(readiness.wait(None).unwrap().count(), 1);
+        readiness.forget(&socket);
+        readiness.forget(&socket);
+        assert_eq!(readiness.wait(Some(Duration::ZERO)).unwrap().count(), 0);
     }
 }

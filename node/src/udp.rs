@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
+    iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::fd::AsRawFd as _,
     sync::atomic::{AtomicBool, Ordering},
@@ -72,7 +73,7 @@ impl UdpSockets {
     ///
     /// Nobody else can bind that port meanwhile, unless on purpose (`SO_REUSEPORT`) and as the same user.
     pub(crate) fn join(&self) -> io::Result<Self> {
-        for socket in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
+        for socket in self.both() {
             SockRef::from(socket).set_reuse_port(true)?;
         }
         let mark = self.mark()?;
@@ -99,10 +100,15 @@ impl UdpSockets {
             step(libc::BPF_RET | libc::BPF_K, 0),
         ];
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-        for socket in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
+        for socket in self.both() {
             setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?;
         }
         Ok(())
+    }
+
+    /// Both, as far as there are two.
+    pub(crate) fn both(&self) -> impl Iterator<Item = &UdpSocket> {
+        iter::once(&self.v4).chain(&self.v6)
     }
 
     /// The port of both.

@@ -205,13 +205,13 @@ impl First {
                 }
                 Command::Links(answer) => drop(answer.send(self.leader.device.links().collect())),
                 Command::Configure(set, answer) => {
-                    let before = (self.group.port(), self.group.mark().ok());
-                    let outcome = uapi::set_sockets(&self.group, &set).and_then(|group| match group {
+                    let before = (self.group.port(), self.group.mark());
+                    let outcome = uapi::set_sockets(&mut self.group, &set).and_then(|group| match group {
                         Some(group) => self.change_sockets(group),
                         None => Ok(()),
                     });
                     let outcome = outcome.map_err(uapi::errno);
-                    if before != (self.group.port(), self.group.mark().ok()) {
+                    if before != (self.group.port(), self.group.mark()) {
                         self.leader.device.forget_sources(|_| true);
                     }
                     if outcome.is_ok() {
@@ -226,9 +226,9 @@ impl First {
                 }
                 Command::SetMtu(mtu) => self.leader.device.set_mtu(mtu),
                 Command::Outgoing(answer) => {
-                    let mark = self.group.mark().unwrap_or_default();
+                    let (mark, port) = (self.group.mark(), self.group.port());
                     let endpoints = self.leader.device.sources().collect();
-                    let _ = answer.send(Outgoing { mark, port: self.group.port(), endpoints });
+                    let _ = answer.send(Outgoing { mark, port, endpoints });
                 }
                 Command::ForgetSources(wrong) => {
                     self.leader.device.forget_sources(|endpoint| wrong.contains(endpoint));
@@ -246,14 +246,25 @@ impl First {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Gives every shard its sockets of a group, or where one cannot use them, each those that it had.
     fn change_sockets(&mut self, group: SocketGroup) -> io::Result<()> {
-        for (other, sockets) in self.leader.others.iter().zip(&group.sockets()[1..]) {
-            other.set_sockets(sockets.clone())?;
+        let given = give(&self.leader.others, &mut self.path, &group);
+        if given.is_ok() {
+            self.group = group;
+        } else if let Err(error) = give(&self.leader.others, &mut self.path, &self.group) {
+            tracing::warn!(%error, "a shard cannot use the sockets that it had");
+            self.leader.is_broken = true;
         }
-        self.path.set_sockets(group.sockets()[0].clone())?;
-        self.group = group;
-        Ok(())
+        given
     }
+}
+
+fn give(others: &[Further], path: &mut Path, group: &SocketGroup) -> io::Result<()> {
+    let (first, further) = group.sockets().split_first().expect("there is a pair for the first shard");
+    for (other, sockets) in others.iter().zip(further) {
+        other.set_sockets(sockets.clone())?;
+    }
+    path.set_sockets(first.clone())
 }
 
 #[cfg(test)]

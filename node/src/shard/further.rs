@@ -33,8 +33,13 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 /// What the first shard tells another one.
 pub(super) enum Order {
     Heed(Arc<[Update]>),
-    /// Take these sockets, and say when the others are closed.
-    Use(Arc<UdpSockets>, Sender<()>),
+    Use(Exchange),
+}
+
+/// Sockets to use instead of the former ones, and who is told when that is so, or that it cannot be.
+pub(super) struct Exchange {
+    sockets: Arc<UdpSockets>,
+    done: Sender<io::Result<()>>,
 }
 
 /// The first shard's handle on another one, which ends with it: also where the first one panics, or was never started.
@@ -56,7 +61,7 @@ impl Further {
         reporter: Reporter,
     ) -> io::Result<Self> {
         let (orders, receiver) = sync_channel(ORDERS);
-        let follower = Follower { forwarder, orders: receiver, sockets: None, is_alone: false };
+        let follower = Follower { forwarder, orders: receiver, exchange: None, is_alone: false };
         let mut run = Run { follower, path, deadline, reporter };
         let thread = spawn(shard, move || {
             if let Err(error) = run.run() {
@@ -82,19 +87,21 @@ impl Further {
         let _ = self.wake.write(1);
     }
 
-    /// Gives the shard other sockets. When this returns, it has closed the former ones.
+    /// Gives the shard other sockets. When this returns, it has given up the former ones, after a turn at most.
     ///
     /// # Errors
-    /// Where it has ended.
+    /// Where it cannot use them, and keeps the former ones, or has ended.
     pub(super) fn set_sockets(&self, sockets: Arc<UdpSockets>) -> io::Result<()> {
         let (done, is_done) = channel();
-        self.tell(Order::Use(sockets, done))?;
+        self.tell(Order::Use(Exchange { sockets, done }))?;
         match is_done.recv_timeout(MAX_WAIT) {
-            Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => tracing::warn!("a shard is late to change its sockets"),
-            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("another shard has ended")),
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!("a shard is late to change its sockets");
+                Ok(())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("another shard has ended")),
         }
-        Ok(())
     }
 }
 
@@ -114,8 +121,8 @@ impl Drop for Further {
 struct Follower {
     forwarder: Forwarder,
     orders: Receiver<Order>,
-    /// The sockets to use from the next turn on, and who waits for that.
-    sockets: Option<(Arc<UdpSockets>, Sender<()>)>,
+    /// To be made before the next turn.
+    exchange: Option<Exchange>,
     /// The first shard has ended.
     is_alone: bool,
 }
@@ -127,7 +134,7 @@ impl Follower {
                 Ok(Order::Heed(updates)) => {
                     updates.iter().for_each(|update| self.forwarder.handle_update(update.clone()));
                 }
-                Ok(Order::Use(sockets, done)) => self.sockets = Some((sockets, done)),
+                Ok(Order::Use(exchange)) => self.exchange = Some(exchange),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
                     self.is_alone = true;
@@ -196,10 +203,9 @@ impl Run {
             if self.follower.is_alone {
                 return Ok(());
             }
-            if let Some((sockets, done)) = self.follower.sockets.take() {
-                self.path.set_sockets(sockets)?;
+            if let Some(Exchange { sockets, done }) = self.follower.exchange.take() {
                 // Nobody waits for ever.
-                let _ = done.send(());
+                let _ = done.send(self.path.set_sockets(sockets));
             }
             if over {
                 continue;

@@ -133,7 +133,8 @@ impl Path {
                 readiness.watch(queue, Source::Queue(number))?;
             }
         }
-        let path = Self {
+        watch(&readiness, &sockets)?;
+        Ok(Self {
             tun,
             sockets,
             wake,
@@ -141,15 +142,18 @@ impl Path {
             queues: Queues::default(),
             moderation: Moderation::default(),
             buffer: vec![0; BUFFER].into(),
-        };
-        path.watch_sockets()?;
-        Ok(path)
+        })
     }
 
-    /// Reads other sockets from here on.
+    /// Reads other sockets from here on, or where these cannot be waited for, the former ones still.
     pub(super) fn set_sockets(&mut self, sockets: Arc<UdpSockets>) -> io::Result<()> {
-        self.sockets = sockets;
-        self.watch_sockets()
+        watch(&self.readiness, &sockets)?;
+        let former = std::mem::replace(&mut self.sockets, sockets);
+        // Somebody may have them still, and what comes there would make every wait end at once.
+        if !Arc::ptr_eq(&former, &self.sockets) {
+            former.both().for_each(|socket| self.readiness.forget(socket));
+        }
+        Ok(())
     }
 
     pub(super) fn sockets(&self) -> &UdpSockets {
@@ -232,11 +236,6 @@ impl Path {
         if self.moderation.pauses(*begun, *reads, *bytes, *more) {
             thread::sleep(PAUSE);
         }
-    }
-
-    fn watch_sockets(&self) -> io::Result<()> {
-        self.readiness.watch(&self.sockets.v4, Source::V4)?;
-        self.sockets.v6.as_ref().map_or(Ok(()), |v6| self.readiness.watch(v6, Source::V6))
     }
 
     fn receive(
@@ -326,3 +325,18 @@ impl Path {
         Ok(true)
     }
 }
+
+/// Watches both sockets, or where that fails, neither.
+fn watch(readiness: &Readiness, sockets: &UdpSockets) -> io::Result<()> {
+    let watched = sockets
+        .both()
+        .zip([Source::V4, Source::V6])
+        .try_for_each(|(socket, source)| readiness.watch(socket, source));
+    if watched.is_err() {
+        sockets.both().for_each(|socket| readiness.forget(socket));
+    }
+    watched
+}
+
+#[cfg(test)]
+mod tests;

@@ -45,21 +45,18 @@ pub(crate) enum About {
 /// Answers a question.
 pub(crate) fn describe(device: &Device, sockets: &SocketGroup, question: Question) -> About {
     match question {
-        Question::Device => About::Device {
-            secret: device.secret().cloned(),
-            port: sockets.port(),
-            fwmark: sockets.mark().unwrap_or_default(),
-        },
+        Question::Device => {
+            About::Device { secret: device.secret().cloned(), port: sockets.port(), fwmark: sockets.mark() }
+        }
         Question::Peers(after) => About::Peers(device.peers(after.as_ref()).take(PAGE).collect()),
     }
 }
 
 /// Gives a device the port and the mark that a client wants: its sockets have another mark from here on, or others are to be used. Where they
 /// cannot be had, nothing is different.
-pub(crate) fn set_sockets(sockets: &SocketGroup, set: &Set) -> io::Result<Option<SocketGroup>> {
+pub(crate) fn set_sockets(sockets: &mut SocketGroup, set: &Set) -> io::Result<Option<SocketGroup>> {
     if let Some(port) = set.listen_port.filter(|port| *port != sockets.port()) {
-        let fwmark = set.fwmark.map_or_else(|| sockets.mark(), Ok)?;
-        return sockets.on_port(port, fwmark).map(Some);
+        return sockets.on_port(port, set.fwmark.unwrap_or(sockets.mark())).map(Some);
     }
     set.fwmark.map_or(Ok(()), |fwmark| sockets.set_mark(fwmark)).map(|()| None)
 }
