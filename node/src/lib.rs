@@ -7,6 +7,7 @@
 mod agent;
 mod attester;
 mod backoff;
+mod changes;
 mod gossip;
 mod host;
 mod identity;

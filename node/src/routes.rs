@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use carrick_dataplane::{Endpoint, Source};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use netlink_packet_route::{
     AddressFamily,
     route::{RouteAttribute, RouteMessage},
@@ -14,7 +14,10 @@ use netlink_packet_route::{
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::{sync::oneshot, time::sleep};
 
-use crate::shard::{Command, Commands, Ended};
+use crate::{
+    changes::Changes,
+    shard::{Command, Commands, Ended},
+};
 
 /// What changes the way that something goes.
 const CHANGES: [MulticastGroup; 7] = [
@@ -47,29 +50,49 @@ pub(crate) struct Outgoing {
     pub(crate) endpoints: BTreeSet<Endpoint>,
 }
 
-/// Makes the packet path forget each source that is wrong after a change of routes. Ends with the packet path, or when the kernel tells
-/// no more; sources are forgotten later then, when a peer no longer answers.
+/// Makes the packet path forget each source that is wrong after a change of routes. Ends with the packet path.
 pub(crate) async fn follow(commands: Commands) {
-    let (connection, handle, mut changes) = match rtnetlink::new_multicast_connection(&CHANGES) {
-        Ok(opened) => opened,
+    let mut changes = match Changes::follow(&CHANGES) {
+        Ok(changes) => changes,
+        // Sources are forgotten later then, when a peer no longer answers.
         Err(error) => return tracing::warn!(%error, "changes of routes are not followed"),
     };
-    tokio::spawn(connection);
-    while changes.next().await.is_some() {
-        sleep(SETTLES).await;
-        while changes.next().now_or_never().flatten().is_some() {}
-        for _ in 0..LOOKS {
-            let Ok(wrong) = look(&handle, &commands).await else { return };
-            sleep(PAUSE).await;
-            if !wrong {
-                break;
-            }
+    loop {
+        changes.next().await;
+        if settle(&mut changes, || look(&commands)).await.is_err() {
+            return;
         }
     }
 }
 
+/// Looks after a change until nothing is wrong: once for all that has changed by then.
+async fn settle<L: Future<Output = Result<bool, Ended>>>(
+    changes: &mut Changes,
+    look: impl Fn() -> L,
+) -> Result<(), Ended> {
+    for _ in 0..LOOKS {
+        sleep(SETTLES).await;
+        changes.skip();
+        let wrong = look().await?;
+        sleep(PAUSE).await;
+        if !wrong {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Whether a source was wrong. It is forgotten.
-async fn look(handle: &Handle, commands: &Commands) -> Result<bool, Ended> {
+async fn look(commands: &Commands) -> Result<bool, Ended> {
+    // Not by the socket that changes come by: where they fill it, answers get lost.
+    let (connection, handle, _) = match rtnetlink::new_connection() {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::warn!(%error, "routes cannot be looked up");
+            return Ok(false);
+        }
+    };
+    tokio::spawn(connection);
     let (answer, outgoing) = oneshot::channel();
     commands.send(Command::Outgoing(answer)).await?;
     let outgoing = outgoing.await.map_err(|_| Ended)?;
@@ -78,7 +101,7 @@ async fn look(handle: &Handle, commands: &Commands) -> Result<bool, Ended> {
         if let Some(source) = endpoint.source
             && !is_tied(endpoint.remote.ip())
             && !is_tied(source.address)
-            && leads_elsewhere(handle, &outgoing, endpoint, source).await
+            && leads_elsewhere(&handle, &outgoing, endpoint, source).await
         {
             tracing::debug!(to = %endpoint.remote, source = %source.address, "the way leads elsewhere");
             wrong.insert(*endpoint);
@@ -127,4 +150,48 @@ async fn interface(handle: &Handle, outgoing: &Outgoing, to: &Endpoint, from: Op
     route.attributes.iter().find_map(|attribute| {
         if let RouteAttribute::Oif(interface) = attribute { Some(*interface) } else { None }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::{FutureExt as _, stream};
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::changes::tests::{changes, told};
+
+    #[tokio::test]
+    async fn whatever_changes_during_a_look_is_one_more_look() {
+        let (tell, mut told_by) = unbounded_channel();
+        let mut changes = changes(stream::poll_fn(move |context| told_by.poll_recv(context)));
+        let looks = Cell::new(0);
+        let look = async || {
+            looks.set(looks.get() + 1);
+            // Something is wrong at first, and much changes meanwhile.
+            (0..50).filter(|_| looks.get() <= 3).for_each(|_| tell.send(told()).unwrap());
+            Ok(looks.get() == 1)
+        };
+        tell.send(told()).unwrap();
+        for expected in [2, 3, 4] {
+            assert!(changes.next().now_or_never().is_some());
+            settle(&mut changes, &look).await.unwrap();
+            assert_eq!(looks.get(), expected);
+        }
+        assert!(changes.next().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn looks_end_with_the_packet_path_and_when_it_stays_wrong_for_long() {
+        let mut changes = changes(stream::pending());
+        settle(&mut changes, async || Err(Ended)).await.unwrap_err();
+        let looks = Cell::new(0);
+        let wrong = async || {
+            looks.set(looks.get() + 1);
+            Ok(true)
+        };
+        settle(&mut changes, wrong).await.unwrap();
+        assert_eq!(looks.get(), LOOKS);
+    }
 }

@@ -2,23 +2,23 @@
 //!
 //! Start at [`run`]. Addresses and routes are the administrator's affair.
 
-use std::{
-    future::{pending, ready},
-    io,
-};
+use std::{io, time::Duration};
 
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
 };
 use nix::errno::Errno;
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, packet_core::NetlinkPayload};
+use rtnetlink::{LinkUnspec, MulticastGroup};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    NetlinkError, TunError, UapiError, netlink, routes,
+    NetlinkError, TunError, UapiError,
+    changes::{Change, Changes},
+    netlink, routes,
     shard::{Command, Commands, Shards},
     tun::Tun,
     uapi::{Access, Server},
@@ -27,6 +27,9 @@ use crate::{
 
 /// The MTU of the interface until somebody sets another one, in bytes: with IPv6 outside a packet of 1,500 bytes is full.
 const MTU: u16 = 1420;
+
+/// An answer of the kernel that takes longer got lost.
+const ANSWERS: Duration = Duration::from_secs(1);
 
 /// Why there is no device, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -96,32 +99,32 @@ pub async fn run(
 
 /// What the kernel says of the interface.
 struct Link {
-    handle: Handle,
+    changes: Changes,
     index: u32,
     mtu: u16,
-    changes: BoxStream<'static, RouteNetlinkMessage>,
+    up: bool,
 }
 
 impl Link {
     /// Gives the interface its first MTU.
     async fn of(index: u32) -> Result<Self, NetlinkError> {
-        let (connection, handle, changes) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(NetlinkError::Socket)?;
-        tokio::spawn(connection);
+        let changes = Changes::follow(&[MulticastGroup::Link]).map_err(NetlinkError::Socket)?;
         let link = LinkUnspec::new_with_index(index).mtu(MTU.into()).build();
-        let set = handle.link().set(link).execute().await;
+        let set = changes.handle().link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
-        netlink::limit_superpackets(&handle, index, MTU).await;
-        let changes = changes.filter_map(|(message, _)| {
-            let NetlinkPayload::InnerMessage(change) = message.payload else { return ready(None) };
-            ready(Some(change))
-        });
-        Ok(Self { handle, index, mtu: MTU, changes: changes.boxed() })
+        netlink::limit_superpackets(changes.handle(), index, MTU).await;
+        // It was down when it was made, and the kernel has just told of it, however it is by now.
+        Ok(Self { changes, index, mtu: MTU, up: false })
     }
 
-    /// Tells the packet path when the MTU changes. Ends when the interface is removed.
+    /// Tells the packet path when the interface goes up or down, or has another MTU. Ends when it is removed.
     async fn follow(&mut self, commands: &Commands) {
-        while let Some(change) = self.changes.next().await {
+        loop {
+            let change = match self.changes.next().await {
+                Change::Told(change) => *change,
+                Change::Missed if self.catch_up(commands).await.is_some() => continue,
+                Change::Missed => return,
+            };
             if let RouteNetlinkMessage::DelLink(link) = &change
                 && link.header.index == self.index
             {
@@ -129,16 +132,54 @@ impl Link {
             }
             if let RouteNetlinkMessage::NewLink(link) = &change
                 && link.header.index == self.index
-                && let Some(mtu) = mtu(link).filter(|mtu| *mtu != self.mtu)
             {
-                self.mtu = mtu;
-                netlink::limit_superpackets(&self.handle, self.index, mtu).await;
-                // Whether the packet path has ended is seen elsewhere.
-                let _ = commands.send(Command::SetMtu(mtu)).await;
+                self.heed(link, commands).await;
             }
         }
-        // The kernel tells no more, and the packet path notices.
-        pending().await
+    }
+
+    /// Asks what was missed; `None` where the interface is gone.
+    async fn catch_up(&mut self, commands: &Commands) -> Option<()> {
+        loop {
+            match self.ask().await? {
+                Ok(link) => self.heed(&link, commands).await,
+                Err(error) => {
+                    tracing::warn!(%error, "the kernel does not say how the interface is");
+                    sleep(ANSWERS).await;
+                    continue;
+                }
+            }
+            // What is still to be told may be older than what was missed, or newer than the answer.
+            if !self.changes.skip() {
+                return Some(());
+            }
+        }
+    }
+
+    /// How the interface is; `None` where it is gone.
+    async fn ask(&self) -> Option<Result<LinkMessage, rtnetlink::Error>> {
+        let mut links = self.changes.handle().link().get().match_index(self.index).execute();
+        let answer = timeout(ANSWERS, links.try_next()).await.unwrap_or(Err(rtnetlink::Error::RequestFailed));
+        if let Err(rtnetlink::Error::NetlinkError(error)) = &answer
+            && error.raw_code() == -libc::ENODEV
+        {
+            return None;
+        }
+        answer.transpose()
+    }
+
+    async fn heed(&mut self, link: &LinkMessage, commands: &Commands) {
+        // Whether the packet path has ended is seen elsewhere.
+        if let Some(mtu) = mtu(link).filter(|mtu| *mtu != self.mtu) {
+            self.mtu = mtu;
+            netlink::limit_superpackets(self.changes.handle(), self.index, mtu).await;
+            let _ = commands.send(Command::SetMtu(mtu)).await;
+        }
+        let up = link.header.flags.contains(LinkFlags::Up);
+        if up != self.up {
+            self.up = up;
+            let _ = commands.send(Command::SetUp(up)).await;
+        }
     }
 }
 

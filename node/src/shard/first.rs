@@ -23,7 +23,12 @@ use super::{
     path::{Engine, Path},
     report::Listener,
 };
-use crate::{plan::Change, routes::Outgoing, stun, uapi};
+use crate::{
+    plan::Change,
+    routes::Outgoing,
+    stun,
+    uapi::{self, Rest},
+};
 
 /// The device, which the other shards follow.
 struct Leader {
@@ -85,6 +90,10 @@ pub(super) struct First {
     path: Path,
     /// The sockets of all shards.
     group: SocketGroup,
+    /// Whether the interface is up.
+    is_up: bool,
+    /// While there are no sockets.
+    rest: Option<Rest>,
     commands: Receiver<Command>,
     observed: Observed,
     deadline: Arc<Deadline>,
@@ -117,8 +126,8 @@ impl Observed {
 
 impl First {
     #[expect(clippy::too_many_arguments, reason = "all that the packet path has, in one place")]
-    pub(super) const fn new(
-        device: Device,
+    pub(super) fn new(
+        mut device: Device,
         path: Path,
         group: SocketGroup,
         commands: Receiver<Command>,
@@ -127,9 +136,11 @@ impl First {
         others: Vec<Further>,
         listener: Listener,
     ) -> Self {
+        let is_up = group.is_open();
+        let rest = (!is_up).then(|| Rest::begin(&mut device, Instant::now()));
         let leader = Leader { device, others, is_broken: false };
         let observed = Observed { asked: None, observe };
-        Self { leader, path, group, commands, observed, deadline, listener }
+        Self { leader, path, group, is_up, rest, commands, observed, deadline, listener }
     }
 
     /// Runs until the control side says that it ends, and ends the other shards with it.
@@ -141,7 +152,7 @@ impl First {
 
     fn turns(&mut self) -> io::Result<()> {
         loop {
-            if self.deadline.is_over() {
+            if self.is_idle() {
                 self.path.wait_for_commands()?;
                 self.listen()?;
                 if self.obey()?.is_break() {
@@ -156,7 +167,7 @@ impl First {
             if ready.commands && self.obey()?.is_break() {
                 return Ok(());
             }
-            if self.deadline.is_over() {
+            if self.is_idle() {
                 continue;
             }
             let observed = &mut self.observed;
@@ -168,6 +179,11 @@ impl First {
             self.tell_others()?;
             self.path.pause(&turns);
         }
+    }
+
+    /// Whether nothing passes. What comes from this host meanwhile waits in the interface.
+    fn is_idle(&self) -> bool {
+        self.path.sockets().is_none() || self.deadline.is_over()
     }
 
     /// Hears what the other shards have done: a part of it, where that is much.
@@ -205,25 +221,17 @@ impl First {
                 }
                 Command::Links(answer) => drop(answer.send(self.leader.device.links().collect())),
                 Command::Configure(set, answer) => {
-                    let before = (self.group.port(), self.group.mark());
-                    let outcome = uapi::set_sockets(&mut self.group, &set).and_then(|group| match group {
-                        Some(group) => self.change_sockets(group),
-                        None => Ok(()),
-                    });
-                    let outcome = outcome.map_err(uapi::errno);
-                    if before != (self.group.port(), self.group.mark()) {
-                        self.leader.device.forget_sources(|_| true);
-                    }
-                    if outcome.is_ok() {
-                        uapi::configure(&mut self.leader.device, set, Instant::now());
-                    }
+                    let outcome = self.configure(set);
                     // Whoever hears the answer may send at once.
                     self.tell_others()?;
                     let _ = answer.send(outcome);
                 }
                 Command::Describe(question, answer) => {
-                    let _ = answer.send(uapi::describe(&self.leader.device, &self.group, question));
+                    let about =
+                        uapi::describe(&self.leader.device, self.rest.as_ref(), &self.group, question);
+                    let _ = answer.send(about);
                 }
+                Command::SetUp(up) => self.set_up(up),
                 Command::SetMtu(mtu) => self.leader.device.set_mtu(mtu),
                 Command::Outgoing(answer) => {
                     let (mark, port) = (self.group.mark(), self.group.port());
@@ -235,7 +243,9 @@ impl First {
                 }
                 Command::Stun { server, transaction } => {
                     self.observed.asked = Some((server, transaction));
-                    if let Err(error) = self.path.sockets().send_to(server, &stun::request(transaction)) {
+                    let request = stun::request(transaction);
+                    let sent = self.path.sockets().map(|sockets| sockets.send_to(server, &request));
+                    if let Some(Err(error)) = sent {
                         tracing::debug!(%server, %error, "STUN request not sent");
                     }
                 }
@@ -245,27 +255,8 @@ impl First {
         self.tell_others()?;
         Ok(ControlFlow::Continue(()))
     }
-
-    /// Gives every shard its sockets of a group, or where one cannot use them, each those that it had.
-    fn change_sockets(&mut self, group: SocketGroup) -> io::Result<()> {
-        let given = give(&self.leader.others, &mut self.path, &group);
-        if given.is_ok() {
-            self.group = group;
-        } else if let Err(error) = give(&self.leader.others, &mut self.path, &self.group) {
-            tracing::warn!(%error, "a shard cannot use the sockets that it had");
-            self.leader.is_broken = true;
-        }
-        given
-    }
 }
 
-fn give(others: &[Further], path: &mut Path, group: &SocketGroup) -> io::Result<()> {
-    let (first, further) = group.sockets().split_first().expect("there is a pair for the first shard");
-    for (other, sockets) in others.iter().zip(further) {
-        other.set_sockets(sockets.clone())?;
-    }
-    path.set_sockets(first.clone())
-}
-
+mod listening;
 #[cfg(test)]
 mod tests;

@@ -38,7 +38,7 @@ pub(super) enum Order {
 
 /// Sockets to use instead of the former ones, and who is told when that is so, or that it cannot be.
 pub(super) struct Exchange {
-    sockets: Arc<UdpSockets>,
+    sockets: Option<Arc<UdpSockets>>,
     done: Sender<io::Result<()>>,
 }
 
@@ -87,11 +87,11 @@ impl Further {
         let _ = self.wake.write(1);
     }
 
-    /// Gives the shard other sockets. When this returns, it has given up the former ones, after a turn at most.
+    /// Gives the shard other sockets, or takes them. When this returns, it has given up the former ones, after a turn at most.
     ///
     /// # Errors
     /// Where it cannot use them, and keeps the former ones, or has ended.
-    pub(super) fn set_sockets(&self, sockets: Arc<UdpSockets>) -> io::Result<()> {
+    pub(super) fn set_sockets(&self, sockets: Option<Arc<UdpSockets>>) -> io::Result<()> {
         let (done, is_done) = channel();
         self.tell(Order::Use(Exchange { sockets, done }))?;
         match is_done.recv_timeout(MAX_WAIT) {
@@ -191,7 +191,7 @@ struct Run {
 impl Run {
     fn run(&mut self) -> io::Result<()> {
         loop {
-            let ready = if self.deadline.is_over() {
+            let ready = if self.deadline.is_over() || self.path.sockets().is_none() {
                 self.path.wait_for_commands()?;
                 Ready::default()
             } else {
@@ -207,7 +207,7 @@ impl Run {
                 // Nobody waits for ever.
                 let _ = done.send(self.path.set_sockets(sockets));
             }
-            if over {
+            if over || self.path.sockets().is_none() {
                 continue;
             }
             let turns = self.path.read(&mut self.follower, ready, |_, _| false)?;

@@ -7,11 +7,13 @@ use socket2::SockRef;
 
 use crate::udp::UdpSockets;
 
-/// A pair of sockets for each shard.
+/// A pair of sockets for each shard, or none at all, while the interface of a device is down; and what they are, or are to be, like.
 #[derive(Debug)]
 pub(crate) struct SocketGroup {
-    /// In the order in which the kernel knows them. There is one at least.
+    /// In the order in which the kernel knows them.
     sockets: Vec<Arc<UdpSockets>>,
+    shards: usize,
+    port: u16,
     mark: u32,
 }
 
@@ -19,13 +21,13 @@ pub(crate) struct SocketGroup {
 type Steer = fn(&UdpSockets, usize) -> io::Result<()>;
 
 impl SocketGroup {
-    /// Sockets for so many shards on one port. Where the kernel cannot tell whose a datagram is, there is one pair only.
+    /// Sockets for so many shards on one port. Where the kernel cannot tell whose a datagram is, it is one shard only.
     pub(crate) fn new(first: UdpSockets, shards: usize) -> io::Result<Self> {
         Self::steered_by(UdpSockets::steer, first, shards)
     }
 
     fn steered_by(steer: Steer, first: UdpSockets, shards: usize) -> io::Result<Self> {
-        let mark = first.mark()?;
+        let (port, mark) = (first.port(), first.mark()?);
         let mut sockets = vec![first];
         if shards > 1 {
             for _ in 1..shards {
@@ -36,17 +38,28 @@ impl SocketGroup {
                 sockets.truncate(1);
             }
         }
-        Ok(Self { sockets: sockets.into_iter().map(Arc::new).collect(), mark })
+        let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+        Ok(Self { shards: sockets.len(), sockets, port, mark })
     }
 
-    /// The pairs.
-    pub(crate) fn sockets(&self) -> &[Arc<UdpSockets>] {
-        &self.sockets
+    /// For so many shards there are sockets, or will be.
+    pub(crate) const fn shards(&self) -> usize {
+        self.shards
     }
 
-    /// The port of all.
-    pub(crate) fn port(&self) -> u16 {
-        self.sockets[0].port()
+    /// Those of a shard; `None` while there are none.
+    pub(crate) fn of(&self, shard: usize) -> Option<Arc<UdpSockets>> {
+        self.sockets.get(shard).cloned()
+    }
+
+    /// Whether there are sockets.
+    pub(crate) const fn is_open(&self) -> bool {
+        !self.sockets.is_empty()
+    }
+
+    /// The port of all. While there are none, that which they will have; 0: any that is free.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// The firewall mark of all.
@@ -62,20 +75,30 @@ impl SocketGroup {
         Ok(())
     }
 
-    /// As many sockets on another port.
+    /// As many sockets on another port, or on the same one where there are none now.
     ///
     /// # Errors
     /// Also where the kernel no longer tells whose a datagram is: there are threads by now that would be left without.
-    pub(crate) fn on_port(&self, port: u16, mark: u32) -> io::Result<Self> {
-        self.on_port_steered_by(UdpSockets::steer, port, mark)
+    pub(crate) fn opened(&self, port: u16, mark: u32) -> io::Result<Self> {
+        self.opened_and_steered_by(UdpSockets::steer, port, mark)
     }
 
-    fn on_port_steered_by(&self, steer: Steer, port: u16, mark: u32) -> io::Result<Self> {
-        let group = Self::steered_by(steer, UdpSockets::bind(port, mark)?, self.sockets.len())?;
-        if group.sockets.len() < self.sockets.len() {
+    fn opened_and_steered_by(&self, steer: Steer, port: u16, mark: u32) -> io::Result<Self> {
+        let group = Self::steered_by(steer, UdpSockets::bind(port, mark)?, self.shards)?;
+        if group.shards < self.shards {
             return Err(Errno::EOPNOTSUPP.into());
         }
         Ok(group)
+    }
+
+    /// No sockets, until they are opened.
+    pub(crate) const fn closed(&self, port: u16, mark: u32) -> Self {
+        Self { sockets: Vec::new(), shards: self.shards, port, mark }
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn among(sockets: Vec<Arc<UdpSockets>>) -> Self {
+        Self { shards: sockets.len(), sockets, port: 0, mark: 0 }
     }
 }
 
@@ -122,12 +145,14 @@ mod tests {
     fn where_the_kernel_does_not_steer_one_shard_starts_and_several_that_run_keep_their_port() {
         const NONE: Steer = |_, _| Err(Errno::EINVAL.into());
         let bind = || UdpSockets::bind(0, 0).unwrap();
-        assert_eq!(SocketGroup::steered_by(NONE, bind(), 3).unwrap().sockets().len(), 1);
+        assert_eq!(SocketGroup::steered_by(NONE, bind(), 3).unwrap().shards(), 1);
         let group = SocketGroup::new(bind(), 3).unwrap();
-        assert_eq!(group.on_port(0, 0).unwrap().sockets().len(), 3);
-        let refused = group.on_port_steered_by(NONE, 0, 0).unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(Errno::EOPNOTSUPP as i32));
+        for group in [group.closed(0, 0), group] {
+            assert_eq!(group.opened(0, 0).unwrap().sockets.len(), 3);
+            let refused = group.opened_and_steered_by(NONE, 0, 0).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(Errno::EOPNOTSUPP as i32));
+        }
         let one = SocketGroup::new(bind(), 1).unwrap();
-        assert_eq!(one.on_port_steered_by(NONE, 0, 0).unwrap().sockets().len(), 1);
+        assert_eq!(one.opened_and_steered_by(NONE, 0, 0).unwrap().shards(), 1);
     }
 }

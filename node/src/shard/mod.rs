@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Configure(uapi::Set, oneshot::Sender<Result<(), Errno>>),
     /// Tell an administrator of the device.
     Describe(uapi::Question, oneshot::Sender<uapi::About>),
+    /// The interface of a device was brought up, or taken down.
+    SetUp(bool),
     /// The interface has another MTU.
     SetMtu(u16),
     /// Tell where datagrams go from a certain address.
@@ -144,37 +146,37 @@ impl Shards {
         sockets: UdpSockets,
         shards: usize,
     ) -> io::Result<(Self, oneshot::Receiver<io::Error>)> {
-        Self::run(Device::new(secret, System), mtu, tun, sockets, shards)
+        Self::run(Device::new(secret, System), mtu, tun, SocketGroup::new(sockets, shards)?)
     }
 
-    /// Starts the threads for a device without a mesh.
+    /// Starts the threads for a device without a mesh, whose interface is down as far as is known. These sockets show how many shards there
+    /// can be, and are closed until it is up.
     pub(crate) fn start_stand_alone(
         mtu: u16,
         tun: Tun,
         sockets: UdpSockets,
         shards: usize,
     ) -> io::Result<(Self, oneshot::Receiver<io::Error>)> {
-        Self::run(Device::stand_alone(System), mtu, tun, sockets, shards)
+        let group = SocketGroup::new(sockets, shards)?.closed(0, 0);
+        Self::run(Device::stand_alone(System), mtu, tun, group)
     }
 
     fn run(
         mut device: Device,
         mtu: u16,
         tun: Tun,
-        sockets: UdpSockets,
-        shards: usize,
+        group: SocketGroup,
     ) -> io::Result<(Self, oneshot::Receiver<io::Error>)> {
         let (commands, receiver) = sync_channel(COMMANDS);
         let (fail, failure) = oneshot::channel();
         let (observe, observed) = mpsc::channel(8);
         device.set_mtu(mtu);
         device.set_udp_segments(tun.takes_udp_segments());
-        let group = SocketGroup::new(sockets, shards)?;
         let (tun, deadline, wake) = (Arc::new(tun), Arc::new(Deadline::default()), wake()?);
-        let shards = group.sockets().len();
+        let shards = group.shards();
         let path = |shard: usize, wake: &Arc<EventFd>| {
             let queues = (shard..tun.queues()).step_by(shards);
-            Path::new(tun.clone(), queues, group.sockets()[shard].clone(), wake.clone())
+            Path::new(tun.clone(), queues, group.of(shard), wake.clone())
         };
         let first_path = path(0, &wake)?;
         let (words, listener) = report::reports();

@@ -65,7 +65,8 @@ pub(super) trait Engine {
 /// What one shard reads and writes.
 pub(super) struct Path {
     tun: Arc<Tun>,
-    sockets: Arc<UdpSockets>,
+    /// None while the interface of a device is down.
+    sockets: Option<Arc<UdpSockets>>,
     /// Readable where somebody has something to say.
     wake: Arc<EventFd>,
     readiness: Readiness,
@@ -123,7 +124,7 @@ impl Path {
     pub(super) fn new(
         tun: Arc<Tun>,
         queues: impl Iterator<Item = usize> + Clone,
-        sockets: Arc<UdpSockets>,
+        sockets: Option<Arc<UdpSockets>>,
         wake: Arc<EventFd>,
     ) -> io::Result<Self> {
         let readiness = Readiness::new(3 + queues.clone().count())?;
@@ -133,7 +134,7 @@ impl Path {
                 readiness.watch(queue, Source::Queue(number))?;
             }
         }
-        watch(&readiness, &sockets)?;
+        watch(&readiness, sockets.as_deref())?;
         Ok(Self {
             tun,
             sockets,
@@ -145,19 +146,21 @@ impl Path {
         })
     }
 
-    /// Reads other sockets from here on, or where these cannot be waited for, the former ones still.
-    pub(super) fn set_sockets(&mut self, sockets: Arc<UdpSockets>) -> io::Result<()> {
-        watch(&self.readiness, &sockets)?;
+    /// Reads other sockets from here on, or none; where these cannot be waited for, the former ones still.
+    pub(super) fn set_sockets(&mut self, sockets: Option<Arc<UdpSockets>>) -> io::Result<()> {
+        watch(&self.readiness, sockets.as_deref())?;
         let former = std::mem::replace(&mut self.sockets, sockets);
         // Somebody may have them still, and what comes there would make every wait end at once.
-        if !Arc::ptr_eq(&former, &self.sockets) {
+        if let Some(former) = former
+            && !self.sockets.as_ref().is_some_and(|sockets| Arc::ptr_eq(sockets, &former))
+        {
             former.both().for_each(|socket| self.readiness.forget(socket));
         }
         Ok(())
     }
 
-    pub(super) fn sockets(&self) -> &UdpSockets {
-        &self.sockets
+    pub(super) fn sockets(&self) -> Option<&UdpSockets> {
+        self.sockets.as_deref()
     }
 
     /// Waits until something is readable, or for so long; `None`: for ever. Queues of the interface that are readable are noted.
@@ -221,10 +224,11 @@ impl Path {
         Ok(turns)
     }
 
-    /// Sends everything that there is to send. What the kernel does not take is lost, as on any network.
+    /// Sends everything that there is to send. What the kernel does not take is lost, as on any network, and so is everything where there
+    /// are no sockets.
     pub(super) fn send(&self, engine: &mut impl Engine) {
         while let Some(transmit) = engine.poll_transmit() {
-            if let Err(error) = self.sockets.send(&transmit) {
+            if let Some(Err(error)) = self.sockets().map(|sockets| sockets.send(&transmit)) {
                 tracing::trace!(to = %transmit.to, %error, "datagrams not sent");
             }
             engine.recycle(transmit);
@@ -246,7 +250,8 @@ impl Path {
     ) -> Turn {
         let mut turn = Turn::default();
         while turn.goes_on() {
-            let received = socket(&self.sockets).map(|socket| udp::receive(socket, &mut self.buffer));
+            let socket = self.sockets.as_deref().and_then(&socket);
+            let received = socket.map(|socket| udp::receive(socket, &mut self.buffer));
             match received {
                 Some(Ok(received)) => {
                     turn.count(received.length);
@@ -327,11 +332,10 @@ impl Path {
 }
 
 /// Watches both sockets, or where that fails, neither.
-fn watch(readiness: &Readiness, sockets: &UdpSockets) -> io::Result<()> {
-    let watched = sockets
-        .both()
-        .zip([Source::V4, Source::V6])
-        .try_for_each(|(socket, source)| readiness.watch(socket, source));
+fn watch(readiness: &Readiness, sockets: Option<&UdpSockets>) -> io::Result<()> {
+    let Some(sockets) = sockets else { return Ok(()) };
+    let mut both = sockets.both().zip([Source::V4, Source::V6]);
+    let watched = both.try_for_each(|(socket, source)| readiness.watch(socket, source));
     if watched.is_err() {
         sockets.both().for_each(|socket| readiness.forget(socket));
     }

@@ -1,8 +1,10 @@
 //! What the tests of shards have in common.
 
 use std::{
+    fs::File,
     iter,
-    os::fd::AsFd as _,
+    net::UdpSocket,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,12 +24,19 @@ use crate::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of a shard without queues.
-pub(super) fn path(sockets: Arc<UdpSockets>, wake: Arc<EventFd>) -> Path {
+pub(super) fn path(sockets: Option<Arc<UdpSockets>>, wake: Arc<EventFd>) -> Path {
     Path::new(Arc::new(Tun::without_queues()), iter::empty(), sockets, wake).unwrap()
 }
 
 pub(super) fn sockets() -> Arc<UdpSockets> {
     Arc::new(UdpSockets::bind(0, 0).unwrap())
+}
+
+/// Nothing is ever readable, or not, about a file.
+pub(super) fn unwatchable() -> Arc<UdpSockets> {
+    let mut sockets = UdpSockets::bind(0, 0).unwrap();
+    sockets.v6 = Some(UdpSocket::from(OwnedFd::from(File::open("/dev/null").unwrap())));
+    Arc::new(sockets)
 }
 
 pub(super) fn is_readable(wake: &EventFd) -> bool {
@@ -57,7 +66,7 @@ pub(super) fn forwarder() -> Forwarder {
     device().fork()
 }
 
-struct Nothing;
+pub(super) struct Nothing;
 
 impl Outside for Nothing {
     fn random(&mut self, _: &mut [u8]) {}

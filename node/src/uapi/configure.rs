@@ -14,6 +14,7 @@ use super::{
     low_order,
     parse::{Operation, Parser},
     print,
+    rest::Rest,
     set::{AllowedIp, Set, SetPeer},
 };
 use crate::shard::SocketGroup;
@@ -43,26 +44,26 @@ pub(crate) enum About {
 }
 
 /// Answers a question.
-pub(crate) fn describe(device: &Device, sockets: &SocketGroup, question: Question) -> About {
+pub(crate) fn describe(
+    device: &Device,
+    rest: Option<&Rest>,
+    sockets: &SocketGroup,
+    question: Question,
+) -> About {
     match question {
         Question::Device => {
-            About::Device { secret: device.secret().cloned(), port: sockets.port(), fwmark: sockets.mark() }
+            let secret = rest.map_or_else(|| device.secret(), Rest::secret).cloned();
+            About::Device { secret, port: sockets.port(), fwmark: sockets.mark() }
         }
         Question::Peers(after) => About::Peers(device.peers(after.as_ref()).take(PAGE).collect()),
     }
 }
 
-/// Gives a device the port and the mark that a client wants: its sockets have another mark from here on, or others are to be used. Where they
-/// cannot be had, nothing is different.
-pub(crate) fn set_sockets(sockets: &mut SocketGroup, set: &Set) -> io::Result<Option<SocketGroup>> {
-    if let Some(port) = set.listen_port.filter(|port| *port != sockets.port()) {
-        return sockets.on_port(port, set.fwmark.unwrap_or(sockets.mark())).map(Some);
+/// Makes everything what a client wants, but for the sockets.
+pub(crate) fn configure(device: &mut Device, rest: Option<&mut Rest>, mut set: Set, now: Instant) {
+    if let Some(rest) = rest {
+        rest.take(device, &mut set);
     }
-    set.fwmark.map_or(Ok(()), |fwmark| sockets.set_mark(fwmark)).map(|()| None)
-}
-
-/// Makes everything else what a client wants.
-pub(crate) fn configure(device: &mut Device, set: Set, now: Instant) {
     if let Some(secret) = &set.private_key {
         device.set_secret(secret.as_ref(), now);
     }
@@ -86,7 +87,7 @@ pub fn answer(device: &mut Device, said: &[u8], now: Instant) -> String {
                 Ok(())
             }
             Some(Ok(Operation::Set(set))) => {
-                configure(device, set, now);
+                configure(device, None, set, now);
                 Ok(())
             }
             Some(Err(errno)) => Err(errno),

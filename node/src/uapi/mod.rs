@@ -8,13 +8,15 @@ mod lines;
 mod low_order;
 mod parse;
 mod print;
+mod rest;
 mod server;
 mod set;
 mod socket;
 
 #[doc(hidden)]
 pub use configure::answer;
-pub(crate) use configure::{About, Question, configure, describe, errno, set_sockets};
+pub(crate) use configure::{About, Question, configure, describe, errno};
+pub(crate) use rest::Rest;
 pub(crate) use server::{Access, Server};
 pub(crate) use set::Set;
 pub use socket::UapiError;

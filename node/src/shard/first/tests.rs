@@ -44,7 +44,7 @@ type Ended = std::sync::mpsc::Receiver<io::Result<()>>;
 fn start(listener: Listener, others: Vec<Further>) -> (SyncSender<Command>, Arc<EventFd>, Ended) {
     let ((commands, receiver), wake) = (sync_channel(8), wake().unwrap());
     let group = SocketGroup::new(UdpSockets::bind(0, 0).unwrap(), 1).unwrap();
-    let path = path(group.sockets()[0].clone(), wake.clone());
+    let path = path(group.of(0), wake.clone());
     let observe = mpsc::channel(1).0;
     let mut first = First::new(device(), path, group, receiver, observe, Arc::default(), others, listener);
     let (end, ended) = channel();

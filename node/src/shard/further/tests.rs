@@ -36,7 +36,7 @@ fn start(deadline: Arc<Deadline>) -> (Further, Arc<UdpSockets>, Listener) {
     let (words, listener) = reports();
     let (wake, sockets) = (crate::shard::wake().unwrap(), sockets());
     let reporter = Reporter::new(words, crate::shard::wake().unwrap());
-    let path = path(sockets.clone(), wake.clone());
+    let path = path(Some(sockets.clone()), wake.clone());
     let further = Further::start(1, forwarder(), path, wake, deadline, reporter).unwrap();
     (further, sockets, listener)
 }

@@ -1,41 +1,34 @@
-use std::{fs::File, os::fd::OwnedFd};
-
 use super::*;
 use crate::shard::{
-    testing::{path, sockets},
+    testing::{path, sockets, unwatchable},
     wake,
 };
 
 #[test]
 fn sockets_that_were_exchanged_wake_nobody_though_another_has_them_still() {
     let (former, new) = (sockets(), sockets());
-    let mut path = path(former.clone(), wake().unwrap());
-    path.set_sockets(new.clone()).unwrap();
+    let mut path = path(Some(former.clone()), wake().unwrap());
+    path.set_sockets(Some(new.clone())).unwrap();
     send_to(&former);
     assert!(!is_ready(&mut path));
     send_to(&new);
     assert!(is_ready(&mut path));
-    path.set_sockets(new).unwrap();
+    path.set_sockets(Some(new.clone())).unwrap();
     assert!(is_ready(&mut path), "the same once more");
+    path.set_sockets(None).unwrap();
+    assert!(!is_ready(&mut path), "none at all");
 }
 
 #[test]
 fn sockets_that_cannot_be_waited_for_are_refused_and_the_former_ones_are_read_on() {
     let former = sockets();
-    let mut path = path(former.clone(), wake().unwrap());
+    let mut path = path(Some(former.clone()), wake().unwrap());
     let odd = unwatchable();
-    path.set_sockets(odd.clone()).unwrap_err();
+    path.set_sockets(Some(odd.clone())).unwrap_err();
     send_to(&odd);
     assert!(!is_ready(&mut path));
     send_to(&former);
     assert!(is_ready(&mut path));
-}
-
-/// Nothing is ever readable, or not, about a file.
-fn unwatchable() -> Arc<UdpSockets> {
-    let mut sockets = UdpSockets::bind(0, 0).unwrap();
-    sockets.v6 = Some(UdpSocket::from(OwnedFd::from(File::open("/dev/null").unwrap())));
-    Arc::new(sockets)
 }
 
 fn send_to(sockets: &UdpSockets) {
