@@ -79,7 +79,9 @@ const V6: usize = 1;
 /// Whether an implementation is there. Where not, that is said where nobody overlooks it: the test harness does not catch it.
 fn at_hand(implementation: Implementation) -> bool {
     let (program, variable) = match implementation {
-        Implementation::Carrick | Implementation::WireGuardGo => ("wireguard-go", "CARRICK_WIREGUARD_GO"),
+        Implementation::Carrick | Implementation::ShardedCarrick | Implementation::WireGuardGo => {
+            ("wireguard-go", "CARRICK_WIREGUARD_GO")
+        }
         Implementation::Boringtun => ("boringtun-cli", "CARRICK_BORINGTUN"),
         Implementation::Gotatun => ("gotatun-cli", "CARRICK_GOTATUN"),
     };

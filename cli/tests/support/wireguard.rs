@@ -32,6 +32,8 @@ pub(crate) const PORT: u16 = 51820;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Implementation {
     Carrick,
+    /// The same with several shards.
+    ShardedCarrick,
     WireGuardGo,
     Boringtun,
     Gotatun,
@@ -44,7 +46,7 @@ impl Implementation {
     /// Where the one that must be there is not, or an environment variable names nothing.
     pub(crate) fn program(self) -> Option<PathBuf> {
         let (variable, program) = match self {
-            Self::Carrick => return Some(env!("CARGO_BIN_EXE_carrick").into()),
+            Self::Carrick | Self::ShardedCarrick => return Some(env!("CARGO_BIN_EXE_carrick").into()),
             Self::WireGuardGo => ("CARRICK_WIREGUARD_GO", "wireguard-go"),
             Self::Boringtun => ("CARRICK_BORINGTUN", "boringtun-cli"),
             Self::Gotatun => ("CARRICK_GOTATUN", "gotatun"),
@@ -64,6 +66,7 @@ impl Implementation {
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Carrick => &["device", "--foreground"],
+            Self::ShardedCarrick => &["device", "--foreground", "--shards", "3"],
             Self::WireGuardGo => &["-f"],
             Self::Boringtun | Self::Gotatun => &["--foreground", "--disable-drop-privileges"],
         }
@@ -130,7 +133,7 @@ impl Device {
 
     /// Whether it is under test.
     pub(crate) fn is_ours(&self) -> bool {
-        self.implementation == Implementation::Carrick
+        matches!(self.implementation, Implementation::Carrick | Implementation::ShardedCarrick)
     }
 
     /// Gives it another key, and says the public half.
