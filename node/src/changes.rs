@@ -70,7 +70,8 @@ impl Changes {
         some
     }
 
-    async fn begin_anew(&mut self) {
+    /// Listens by another socket. What changes meanwhile is missed.
+    pub(crate) async fn begin_anew(&mut self) {
         loop {
             let mut random = [0; 4];
             // Without randomness, the longest wait.

@@ -11,7 +11,7 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkUnspec, MulticastGroup};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -145,7 +145,7 @@ impl Link {
                 Ok(link) => self.heed(&link, commands).await,
                 Err(error) => {
                     tracing::warn!(%error, "the kernel does not say how the interface is");
-                    sleep(ANSWERS).await;
+                    self.changes.begin_anew().await;
                     continue;
                 }
             }
@@ -172,7 +172,8 @@ impl Link {
         // Whether the packet path has ended is seen elsewhere.
         if let Some(mtu) = mtu(link).filter(|mtu| *mtu != self.mtu) {
             self.mtu = mtu;
-            netlink::limit_superpackets(self.changes.handle(), self.index, mtu).await;
+            let limited = netlink::limit_superpackets(self.changes.handle(), self.index, mtu);
+            let _ = timeout(ANSWERS, limited).await;
             let _ = commands.send(Command::SetMtu(mtu)).await;
         }
         let up = link.header.flags.contains(LinkFlags::Up);
