@@ -84,7 +84,8 @@ fn a_flow_of_ten_minutes_has_its_rekeys_and_loses_nothing() {
         let mut received = world.received.each_ref().map(|numbers| numbers.len());
         received[1 - beginner] -= 1;
         assert_eq!(received, [600, 600]);
-        assert_eq!(world.count(beginner, 1), 5, "one every two minutes");
+        let initiations = world.count(beginner, 1);
+        assert!((5..=6).contains(&initiations), "{initiations}: one every two minutes, or a little more");
         assert_eq!(world.count(1 - beginner, 1), 0, "only whoever began asks for another session");
     }
 }

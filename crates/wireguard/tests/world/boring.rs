@@ -4,28 +4,32 @@ use std::{net::SocketAddr, time::Duration};
 
 use boringtun::noise::{Tunn, TunnResult, rate_limiter::RateLimiter};
 
-use super::{End, secret};
+use super::{End, PUBLIC, secret};
+
+/// How often it is to look at its timers, of which it does not say when they are due. Its own device does so, too.
+const TICK: Duration = Duration::from_millis(250);
 
 pub(crate) struct Boring {
     tunn: Tunn,
+    due: Duration,
     transmits: Vec<Vec<u8>>,
     delivered: Vec<Vec<u8>>,
 }
 
 impl Boring {
-    /// `handshakes`: how many handshake messages a second it takes without a cookie.
+    /// `handshakes`: how many handshake messages it takes before it is under load, for ever.
     pub(crate) fn new(me: usize, preshared: Option<[u8; 32]>, handshakes: u64) -> Self {
         let own = boringtun::x25519::StaticSecret::from(*secret(me).expose());
-        let public = boringtun::x25519::PublicKey::from(&own);
-        let peer = boringtun::x25519::PublicKey::from(*secret(1 - me).public().as_bytes());
+        let [public, peer] =
+            [me, 1 - me].map(|end| boringtun::x25519::PublicKey::from(*PUBLIC[end].as_bytes()));
         let limiter = std::sync::Arc::new(RateLimiter::new(&public, handshakes));
         let tunn = Tunn::new(own, peer, preshared, None, 7, Some(limiter));
-        Self { tunn, transmits: Vec::new(), delivered: Vec::new() }
+        Self { tunn, due: Duration::ZERO, transmits: Vec::new(), delivered: Vec::new() }
     }
 
     /// Takes what the engine gives. Whether it has a datagram to send.
     fn step(&mut self, with: impl for<'a> FnOnce(&mut Tunn, &'a mut [u8]) -> TunnResult<'a>) -> bool {
-        let mut buffer = [0; 2048];
+        let mut buffer = [0; 256];
         match with(&mut self.tunn, &mut buffer) {
             TunnResult::WriteToNetwork(datagram) => {
                 self.transmits.push(datagram.to_vec());
@@ -52,8 +56,15 @@ impl End for Boring {
         }
     }
 
-    fn tick(&mut self, _now: Duration) {
-        self.step(Tunn::update_timers);
+    fn tick(&mut self, now: Duration) {
+        if self.due <= now {
+            self.due = now + TICK;
+            self.step(Tunn::update_timers);
+        }
+    }
+
+    fn due(&self) -> Option<Duration> {
+        Some(self.due)
     }
 
     fn transmits(&mut self) -> Vec<Vec<u8>> {

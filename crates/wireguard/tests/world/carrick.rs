@@ -3,24 +3,28 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
 use carrick_types::WireGuardKey;
 use carrick_wireguard::{
-    Admission, Config, Context, CookieChecker, Event, HEADER, Identity, Load, Message, OVERHEAD, Refused,
-    Role, Tai64N, Tunnel,
+    Admission, Config, Context, CookieChecker, Event, HEADER, Identity, Load, Message, OVERHEAD,
+    REJECT_AFTER_TIME, Refused, Role, Tai64N, Tunnel,
     message::{CookieReply, Initiation, MessageType, Response, receiver},
 };
 
-use super::{Dice, End, secret};
+use super::{Dice, End, PUBLIC, secret};
 
 /// Sessions, and the initiation that is under way.
 const MAX_INDICES: usize = 6;
 
 /// Packets that wait for a session.
 const MAX_WAITING: usize = 256;
+
+/// The identities that the ends of every world share.
+static IDENTITIES: LazyLock<[Arc<Identity>; 2]> =
+    LazyLock::new(|| [0, 1].map(|me| Arc::new(Identity::new(&secret(me)))));
 
 pub(crate) struct Carrick {
     identity: Arc<Identity>,
@@ -46,12 +50,12 @@ pub(crate) struct Carrick {
 
 impl Carrick {
     pub(crate) fn new(me: usize, config: Config, seed: u64) -> Self {
-        Self::with_peer(me, secret(1 - me).public(), config, seed)
+        Self::with_peer(me, PUBLIC[1 - me], config, seed)
     }
 
     #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
     pub(crate) fn with_peer(me: usize, peer: WireGuardKey, config: Config, seed: u64) -> Self {
-        let identity = Arc::new(Identity::new(&secret(me)));
+        let identity = IDENTITIES[me].clone();
         Self {
             checker: CookieChecker::new(identity.public()),
             tunnel: Tunnel::new(identity.clone(), peer, config),
@@ -210,6 +214,10 @@ impl End for Carrick {
         self.settle(now);
     }
 
+    fn due(&self) -> Option<Duration> {
+        self.tunnel.poll_timeout().map(|(due, _)| due.saturating_duration_since(self.origin))
+    }
+
     fn transmits(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.transmits)
     }
@@ -220,6 +228,21 @@ impl End for Carrick {
 
     fn set_load(&mut self, heavy: bool) {
         self.load = if heavy { Load::Heavy } else { Load::Light };
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.load == Load::Heavy
+    }
+
+    fn skip(&mut self, messages: u64, now: Duration) {
+        let at = self.at(now);
+        if let Some(key) = self.tunnel.sending(at) {
+            key.reserve(messages, at).unwrap();
+        }
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        Some(REJECT_AFTER_TIME)
     }
 
     fn check(&self) -> Result<(), String> {
