@@ -97,13 +97,16 @@ struct Family {
 /// What a schedule ends in: both ends send until it is clear that the tunnel is back and stays.
 #[derive(Debug, Clone, Copy)]
 struct Ending {
-    /// Between two packets.
+    /// Between two packets and the next two.
     interval: Duration,
     /// For how long, once it is back.
     stays: Duration,
     /// For how long at least.
     least: Duration,
 }
+
+/// Between the two packets that each end sends at a time.
+const BETWEEN: Duration = Duration::from_millis(7);
 
 const LONG: Family = Family {
     schedules: 100,
@@ -135,10 +138,12 @@ struct Patience {
     recovery: Duration,
     /// Between two packets when it is back.
     gap: Duration,
-    /// The same where a clock has stepped.
+    /// The same where time was not the same at both ends.
     gap_of_steps: Duration,
     /// More of each for every end that is under load.
     cookies: Duration,
+    /// After it is back for so long nothing is lost, unless time was not the same at both ends.
+    settling: Option<Duration>,
 }
 
 impl Patience {
@@ -149,11 +154,13 @@ impl Patience {
             if let Action::Load(end, heavy) = *action {
                 loaded[end] = u32::from(heavy);
             }
-            steps |= matches!(action, Action::StepClock(..));
+            // What was under way in a leap is taken though it is old.
+            steps |= matches!(action, Action::StepClock(..) | Action::Leap(_));
         }
         let more = self.cookies * loaded.iter().sum();
         let gap = if steps { self.gap_of_steps } else { self.gap };
-        Self { recovery: self.recovery + more, gap: gap + more, ..self }
+        let settling = self.settling.filter(|_| !steps);
+        Self { recovery: self.recovery + more, gap: gap + more, settling, ..self }
     }
 }
 
@@ -183,18 +190,34 @@ fn run<A: End, B: End>(
             }
         }
     }
-    // The ends may stay under load: whoever is where it says it is gets through.
+    recover(world, ending, patience.after(schedule))
+}
+
+/// The network is well again. The ends may stay under load: whoever is where it says it is gets through.
+fn recover<A: End, B: End>(
+    world: &mut World<A, B>,
+    ending: Ending,
+    patience: Patience,
+) -> Result<(), String> {
     world.weather = FAIR;
-    let patience = patience.after(schedule);
     let healed = world.now;
     let mut arrived = [None; 2];
     let mut back = None;
     while back.is_none_or(|back: Duration| world.now < (back + ending.stays).max(healed + ending.least)) {
+        // The other one is under way with the old session when the next one begins.
         let numbers = [world.send(0)?, world.send(1)?];
-        world.pass(ending.interval)?;
+        world.pass(BETWEEN)?;
+        let others = [world.send(0)?, world.send(1)?];
+        world.pass(ending.interval - BETWEEN)?;
+        let is_settled = |settling| back.is_some_and(|back| world.now > back + settling);
+        let loses_nothing = patience.settling.is_some_and(is_settled);
         for from in [0, 1] {
-            if world.received[1 - from].contains(&numbers[from]) {
+            let came = |numbers: [u32; 2]| world.received[1 - from].contains(&numbers[from]);
+            if came(numbers) {
                 arrived[from] = Some(world.now);
+            }
+            if loses_nothing && !(came(numbers) && came(others)) {
+                return Err(format!("a packet from {from} is lost"));
             }
             match arrived[from] {
                 None if world.now > healed + patience.recovery => {
@@ -264,7 +287,8 @@ fn config(seed: u64) -> Config {
 }
 
 /// Silence is noticed after 15 seconds and a bit, and an initiation may have to wait for 5 seconds after another handshake message. Where a
-/// clock has stepped, a session may end at one end long before it does at the other, which notices nothing but silence, either.
+/// clock has stepped, or somebody has leapt with a response in the air, a session may end at one end long before it does at the other,
+/// which notices nothing but silence, either.
 ///
 /// Who is under load wants a cookie, for which the handshake waits for 5 seconds and a bit; and again if that cookie was made from a
 /// secret that was about to change.
@@ -273,6 +297,7 @@ const OURS: Patience = Patience {
     gap: Duration::from_secs(8),
     gap_of_steps: Duration::from_secs(18),
     cookies: Duration::from_millis(10_700),
+    settling: Some(Duration::from_secs(10)),
 };
 
 /// boringtun keeps to no jitter, forgets its initiation when it answers one, and rounds here and there. It decides itself when it is
@@ -282,6 +307,7 @@ const BORINGTUNS: Patience = Patience {
     gap: Duration::from_secs(30),
     gap_of_steps: Duration::from_secs(30),
     cookies: Duration::ZERO,
+    settling: None,
 };
 
 fn two_carricks(seed: u64) -> World<Carrick, Carrick> {
