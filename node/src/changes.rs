@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 
 /// Something has changed.
 #[derive(Debug)]
-pub(crate) enum Change {
+pub(crate) enum Notice {
     /// This.
     Told(Box<RouteNetlinkMessage>),
     /// Whatever it was: the kernel had no room for it, or nobody listened.
@@ -40,24 +40,25 @@ impl Changes {
         Ok(Self { groups, connection: Connection::open(groups)?, backoff: Backoff::new() })
     }
 
-    /// A way to ask the kernel, until the next change that was [missed](Change::Missed). What has changed before the kernel answers, and was
+    /// A way to ask the kernel, until the next change that was [missed](Notice::Missed). What has changed before the kernel answers, and was
     /// told, has been told when the answer comes. An answer may get lost where much changes.
     pub(crate) const fn handle(&self) -> &Handle {
         &self.connection.handle
     }
 
     /// The next change.
-    pub(crate) async fn next(&mut self) -> Change {
+    pub(crate) async fn next(&mut self) -> Notice {
         loop {
             let Some(message) = self.connection.messages.next().await else {
                 tracing::warn!(groups = ?self.groups, "the kernel tells no more of its network; it is asked anew");
                 self.begin_anew().await;
-                return Change::Missed;
+                return Notice::Missed;
             };
             if let NetlinkPayload::InnerMessage(change) = message.payload {
-                return Change::Told(Box::new(change));
+                self.backoff = Backoff::new();
+                return Notice::Told(Box::new(change));
             } else if let NetlinkPayload::Overrun(_) = message.payload {
-                return Change::Missed;
+                return Notice::Missed;
             }
         }
     }
@@ -134,7 +135,7 @@ pub(crate) mod tests {
         let mut changes = Changes::follow(&[MulticastGroup::Link]).unwrap();
         changes.connection.task.abort();
         let next = timeout(PATIENCE, changes.next()).await.unwrap();
-        assert!(matches!(next, Change::Missed), "{next:?}");
+        assert!(matches!(next, Notice::Missed), "{next:?}");
         let loopback = changes.handle().link().get().match_name("lo".to_owned()).execute().try_next().await;
         assert!(loopback.unwrap().is_some(), "the kernel can be asked");
         assert!(!changes.connection.task.is_finished(), "and is listened to");
@@ -145,8 +146,8 @@ pub(crate) mod tests {
         let acknowledgement = NetlinkPayload::Noop;
         let messages = [told(), acknowledgement, NetlinkPayload::Overrun(Vec::new()), told(), told()];
         let mut changes = changes(stream::iter(messages).chain(stream::pending()));
-        assert!(matches!(changes.next().await, Change::Told(_)));
-        assert!(matches!(changes.next().await, Change::Missed));
+        assert!(matches!(changes.next().await, Notice::Told(_)));
+        assert!(matches!(changes.next().await, Notice::Missed));
         assert!(changes.skip());
         assert!(!changes.skip());
         assert!(changes.next().now_or_never().is_none());

@@ -21,6 +21,11 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// The queue, if it is one.
+    pub(crate) const fn queue(self) -> Option<usize> {
+        if let Self::Queue(queue) = self { Some(queue) } else { None }
+    }
+
     const fn to_u64(self) -> u64 {
         match self {
             Self::Commands => 0,

@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     NetlinkError, TunError, UapiError,
-    changes::{Change, Changes},
+    changes::{Changes, Notice},
     netlink, routes,
     shard::{Command, Commands, Shards},
     tun::Tun,
@@ -113,17 +113,20 @@ impl Link {
         let set = changes.handle().link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
         netlink::limit_superpackets(changes.handle(), index, MTU).await;
-        // It was down when it was made, and the kernel has just told of it, however it is by now.
         Ok(Self { changes, index, mtu: MTU, up: false })
     }
 
     /// Tells the packet path when the interface goes up or down, or has another MTU. Ends when it is removed.
     async fn follow(&mut self, commands: &Commands) {
+        // It was down when it was made; somebody may have been quick.
+        if self.catch_up(commands).await.is_none() {
+            return;
+        }
         loop {
             let change = match self.changes.next().await {
-                Change::Told(change) => *change,
-                Change::Missed if self.catch_up(commands).await.is_some() => continue,
-                Change::Missed => return,
+                Notice::Told(change) => *change,
+                Notice::Missed if self.catch_up(commands).await.is_some() => continue,
+                Notice::Missed => return,
             };
             if let RouteNetlinkMessage::DelLink(link) = &change
                 && link.header.index == self.index
@@ -165,7 +168,8 @@ impl Link {
         {
             return None;
         }
-        answer.transpose()
+        // Where the connection has ended, there is no answer at all.
+        Some(answer.and_then(|link| link.ok_or(rtnetlink::Error::RequestFailed)))
     }
 
     async fn heed(&mut self, link: &LinkMessage, commands: &Commands) {

@@ -79,9 +79,10 @@ fn nothing_is_sent_while_the_interface_is_down_and_whoever_is_kept_in_touch_with
             eventually(PATIENCE, "a handshake without a packet", later).unwrap()
         };
         let before = handshake(0);
+        let known = pair.one.last_handshake();
         down(&pair.one);
         let (one, two) = (pair.one.transfer(), pair.two.transfer());
-        assert_eq!(pair.one.last_handshake(), before, "it is remembered");
+        assert_eq!(pair.one.last_handshake(), known, "it is remembered");
         // Three keepalives, or an initiation.
         thread::sleep(ATTEMPT * 3);
         assert_eq!((pair.one.transfer(), pair.two.transfer().0), (one, two.0));
@@ -112,12 +113,24 @@ fn a_port_that_is_taken_when_the_interface_comes_up_is_said_and_the_next_time_it
             let line = pair.one.process.wait_for_line("its UDP port cannot be opened", PATIENCE).unwrap();
             assert!(line.contains("WARN"), "{line}");
             assert_eq!(pair.one.show("listen-port"), PORT.to_string());
+            let bind = |device: &Device, which, port| {
+                device.host.udp_bind(SocketAddr::new(inside(which), port)).unwrap()
+            };
+            let listener = bind(&pair.two, 1, 9);
+            bind(&pair.one, 0, 0).send_to(b"late", (inside(1), 9)).unwrap();
+            // Nobody need do anything once whoever has it lets go.
+            drop(taken);
+            pair.one.eventually_ping(inside(1));
+            listener.set_nonblocking(true).unwrap();
+            listener.recv(&mut [0; 8]).expect_err("what was sent meanwhile is of another time");
+
+            // Or it is taken down and up, or an administrator says the port once more, or another one.
+            down(&pair.one);
+            let taken = take(PORT);
             run(&pair.one.host, "ip", &["link", "set", &pair.one.interface, "down"]);
             drop(taken);
             up(&pair.one);
             pair.one.eventually_ping(inside(1));
-
-            // Or an administrator says the port once more, or another one.
             down(&pair.one);
             pair.one.set(&["listen-port", "7776"]);
             drop(take(7776));
@@ -161,7 +174,9 @@ fn what_the_kernel_had_no_room_to_tell_is_noticed() {
             pair.one.process.signal(Signal::SIGSTOP).unwrap();
             let many = (0..2000).map(|number| format!("link set wg-one mtu {}\n", 1300 + number % 2));
             fs::write("/run/many", many.collect::<String>() + last).unwrap();
+            let before = drops(&pair.one);
             run(&pair.one.host, "ip", &["-batch", "/run/many"]);
+            assert!(drops(&pair.one) > before, "there was room for all");
             pair.one.process.signal(Signal::SIGCONT).unwrap();
         };
         batch("link set wg-one down\n");
@@ -171,6 +186,13 @@ fn what_the_kernel_had_no_room_to_tell_is_noticed() {
         batch("link delete wg-one\n");
         assert!(pair.one.process.wait(PATIENCE).unwrap().success(), "{}", pair.one.process.output());
     });
+}
+
+/// How many messages of the kernel found no room, of all that listen on a device's host.
+fn drops(device: &Device) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/net/netlink", device.process.pid())).unwrap();
+    let drops = |line: &str| line.split_whitespace().nth(8).unwrap().parse::<u64>().unwrap();
+    text.lines().skip(1).map(drops).sum()
 }
 
 fn inside(which: usize) -> IpAddr {

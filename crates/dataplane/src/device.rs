@@ -440,7 +440,7 @@ impl Device {
     fn heed(&mut self, report: Report) {
         match report {
             Report::Sent { peer, tunnel: slot, at } => {
-                let key = self.successor(peer);
+                let key = self.slots.peer(slot).unwrap_or_else(|| self.successor(peer));
                 let Some(peer) = self.peers.get_mut(&key) else { return };
                 if let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) {
                     tunnel.handle_sent(at);
@@ -460,10 +460,10 @@ impl Device {
                     self.begin(key, at);
                 }
             }
-            Report::Received { peer, index, packets, keepalives, at } => {
-                let key = self.successor(peer);
-                let Some(peer) = self.peers.get_mut(&key) else { return };
+            Report::Received { index, packets, keepalives, at } => {
                 let slot = index >> 8;
+                let Some(key) = self.slots.peer(slot) else { return };
+                let Some(peer) = self.peers.get_mut(&key) else { return };
                 let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) else { return };
                 tunnel.handle_received(index, [packets, keepalives], at);
                 self.follow_up(key, slot, at);
@@ -472,9 +472,10 @@ impl Device {
         }
     }
 
-    /// The key that a peer has now which had this one when something was reported.
+    /// The key that a peer has now which had this one when something was reported, unless that is another peer's by now.
     fn successor(&self, key: WireGuardKey) -> WireGuardKey {
-        self.replaced.get(&key).map_or(key, |(successor, _)| *successor)
+        let replaced = self.replaced.get(&key).filter(|_| !self.peers.contains_key(&key));
+        replaced.map_or(key, |(successor, _)| *successor)
     }
 
     /// Keeps packets until there are keys, and sees to it that there will be some.

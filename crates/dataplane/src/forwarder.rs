@@ -83,8 +83,6 @@ pub enum Report {
     },
     /// Authentic messages came.
     Received {
-        /// Whose.
-        peer: WireGuardKey,
         /// The index that they named.
         index: u32,
         /// Whether one of them had a packet.
@@ -436,7 +434,7 @@ impl Forwarder {
             // The device may wait for it.
             self.urgent |= link.sending.is_none() || !std::mem::replace(&mut receiver.heard, true);
             let (packets, keepalives) = (opened.packets > 0, opened.keepalives > 0);
-            push(&mut self.reports, Report::Received { peer, index, packets, keepalives, at: now });
+            push(&mut self.reports, Report::Received { index, packets, keepalives, at: now });
         }
         let fits = link.mtu(self.mtu);
         // Packets of a batch are mostly of one flow: the addresses that were looked up last, and passed.
@@ -532,9 +530,9 @@ fn push(reports: &mut Vec<Report>, report: Report) {
             *at = *now;
         }
         (
-            Some(Report::Received { peer, index, packets, keepalives, at }),
-            Report::Received { peer: of, index: named, packets: some, keepalives: none, at: now },
-        ) if peer == of && index == named => {
+            Some(Report::Received { index, packets, keepalives, at }),
+            Report::Received { index: named, packets: some, keepalives: none, at: now },
+        ) if index == named => {
             *packets |= some;
             *keepalives |= none;
             *at = *now;

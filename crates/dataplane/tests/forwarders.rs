@@ -229,6 +229,26 @@ fn what_is_reported_under_a_key_that_was_replaced_counts_for_the_new_one() {
 }
 
 #[test]
+fn a_key_that_was_replaced_and_is_a_peer_again_is_that_peer() {
+    for forked in [true, false] {
+        let mut net = if forked { Net::forked(2) } else { Net::new(2) };
+        net.flow(10);
+        net.pass(200);
+        net.devices[0].replace_peer(&key(1, 0), key(9, 9), net::config(1), net.now);
+        net.meet(0, 1);
+        net.leap(Duration::from_secs(200));
+        net.send(1, 0);
+        net.pass(20);
+        for _ in 0..10 {
+            net.send(0, 1);
+            net.pass(1);
+        }
+        net.pass(200);
+        net.assert_all_arrived();
+    }
+}
+
+#[test]
 fn what_could_not_be_sealed_in_the_past_begins_no_handshake_where_there_are_keys_by_now() {
     let mut net = Net::forked(2);
     net.flow(10);

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     ops::ControlFlow,
     sync::{Arc, mpsc::Receiver},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use carrick_dataplane::{
@@ -27,8 +27,11 @@ use crate::{
     plan::Change,
     routes::Outgoing,
     stun,
-    uapi::{self, Rest},
+    uapi::{self, AtRest},
 };
+
+/// So often a port is tried that somebody else has.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The device, which the other shards follow.
 struct Leader {
@@ -93,7 +96,7 @@ pub(super) struct First {
     /// Whether the interface is up.
     is_up: bool,
     /// While there are no sockets.
-    rest: Option<Rest>,
+    at_rest: Option<AtRest>,
     commands: Receiver<Command>,
     observed: Observed,
     deadline: Arc<Deadline>,
@@ -137,10 +140,10 @@ impl First {
         listener: Listener,
     ) -> Self {
         let is_up = group.is_open();
-        let rest = (!is_up).then(|| Rest::begin(&mut device, Instant::now()));
+        let at_rest = (!is_up).then(|| AtRest::begin(&mut device, Instant::now()));
         let leader = Leader { device, others, is_broken: false };
         let observed = Observed { asked: None, observe };
-        Self { leader, path, group, is_up, rest, commands, observed, deadline, listener }
+        Self { leader, path, group, is_up, at_rest, commands, observed, deadline, listener }
     }
 
     /// Runs until the control side says that it ends, and ends the other shards with it.
@@ -153,10 +156,15 @@ impl First {
     fn turns(&mut self) -> io::Result<()> {
         loop {
             if self.is_idle() {
-                self.path.wait_for_commands()?;
+                let retries = self.lacks_sockets();
+                self.path.wait_for_commands(retries.then_some(RETRY))?;
                 self.listen()?;
                 if self.obey()?.is_break() {
                     return Ok(());
+                }
+                if retries {
+                    self.retry();
+                    self.tell_others()?;
                 }
                 continue;
             }
@@ -191,6 +199,8 @@ impl First {
         let (device, now) = (&mut self.leader.device, Instant::now());
         if self.listener.hear(|report| device.handle_report(report, now))? {
             self.path.wake();
+        } else if self.leader.others.iter().any(Further::has_ended) {
+            return Err(self.listener.reason());
         }
         Ok(())
     }
@@ -228,7 +238,7 @@ impl First {
                 }
                 Command::Describe(question, answer) => {
                     let about =
-                        uapi::describe(&self.leader.device, self.rest.as_ref(), &self.group, question);
+                        uapi::describe(&self.leader.device, self.at_rest.as_ref(), &self.group, question);
                     let _ = answer.send(about);
                 }
                 Command::SetUp(up) => self.set_up(up),

@@ -81,13 +81,19 @@ impl Further {
         if told { Ok(()) } else { Err(io::Error::other("another shard has ended")) }
     }
 
+    /// Whether the shard has ended by itself.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Makes the shard look at its orders, and at the deadline.
     pub(super) fn wake(&self) {
         // An eventfd that is full wakes as well as one that is not.
         let _ = self.wake.write(1);
     }
 
-    /// Gives the shard other sockets, or takes them. When this returns, it has given up the former ones, after a turn at most.
+    /// Gives the shard other sockets, or takes them. When this returns, it has given up the former ones, after a turn at most; one that is
+    /// late does so when it can, and is waited for no longer.
     ///
     /// # Errors
     /// Where it cannot use them, and keeps the former ones, or has ended.
@@ -192,7 +198,7 @@ impl Run {
     fn run(&mut self) -> io::Result<()> {
         loop {
             let ready = if self.deadline.is_over() || self.path.sockets().is_none() {
-                self.path.wait_for_commands()?;
+                self.path.wait_for_commands(None)?;
                 Ready::default()
             } else {
                 self.path.wait(self.reporter.due())?

@@ -39,6 +39,9 @@ const PACKETS_AT_ONCE: usize = 16;
 /// And so many bytes.
 const BYTES_AT_ONCE: usize = 30_000;
 
+/// So many packets a queue of the interface holds at most, if nobody has made it longer (`txqueuelen`).
+const PACKETS_IN_QUEUE: usize = 1_000;
+
 /// So many bytes are sent before more packets are looked at.
 const SEND_AT_ONCE: usize = 60_000;
 
@@ -146,7 +149,8 @@ impl Path {
         })
     }
 
-    /// Reads other sockets from here on, or none; where these cannot be waited for, the former ones still.
+    /// Reads other sockets from here on; where these cannot be waited for, the former ones still. Or none: then what waits in the interface is
+    /// of a time that is over, and is dropped.
     pub(super) fn set_sockets(&mut self, sockets: Option<Arc<UdpSockets>>) -> io::Result<()> {
         watch(&self.readiness, sockets.as_deref())?;
         let former = std::mem::replace(&mut self.sockets, sockets);
@@ -155,6 +159,20 @@ impl Path {
             && !self.sockets.as_ref().is_some_and(|sockets| Arc::ptr_eq(sockets, &former))
         {
             former.both().for_each(|socket| self.readiness.forget(socket));
+        }
+        if self.sockets.is_none() {
+            self.drop_packets()?;
+        }
+        Ok(())
+    }
+
+    /// Empties the queues of the interface.
+    fn drop_packets(&mut self) -> io::Result<()> {
+        self.queues.begin(self.readiness.wait(Some(Duration::ZERO))?.filter_map(Source::queue));
+        while let Some(queue) = self.queues.next() {
+            // More than a queue holds: whoever fills it meanwhile is not waited for.
+            let mut reads = 0..PACKETS_IN_QUEUE;
+            while reads.next().is_some() && self.tun.read(queue, &mut self.buffer).is_ok() {}
         }
         Ok(())
     }
@@ -188,10 +206,11 @@ impl Path {
         let _ = self.wake.write(1);
     }
 
-    /// Waits until somebody has something to say.
-    pub(super) fn wait_for_commands(&self) -> io::Result<()> {
+    /// Waits until somebody has something to say, or for so long; `None`: for ever.
+    pub(super) fn wait_for_commands(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout.map_or(PollTimeout::NONE, |wait| wait.try_into().unwrap_or(PollTimeout::MAX));
         let mut descriptors = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut descriptors, PollTimeout::NONE) {
+        match poll(&mut descriptors, timeout) {
             Ok(_) => {
                 let _ = self.wake.read();
                 Ok(())

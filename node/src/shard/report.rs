@@ -127,7 +127,7 @@ impl Reporter {
 
     /// Says that the shard has ended, by itself.
     pub(super) fn fail(&self, error: io::Error) {
-        // Where there is no room, the first shard will notice that nobody takes its orders.
+        // Where there is no room, the first shard sees that the thread has ended once it has heard all.
         let _ = self.words.try_send(Word::Failed(error));
         let _ = self.wake.write(1);
     }

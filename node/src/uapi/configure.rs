@@ -10,11 +10,11 @@ use carrick_types::{WireGuardKey, WireGuardSecret};
 use nix::errno::Errno;
 
 use super::{
+    at_rest::AtRest,
     lines::Lines,
     low_order,
     parse::{Operation, Parser},
     print,
-    rest::Rest,
     set::{AllowedIp, Set, SetPeer},
 };
 use crate::shard::SocketGroup;
@@ -46,13 +46,13 @@ pub(crate) enum About {
 /// Answers a question.
 pub(crate) fn describe(
     device: &Device,
-    rest: Option<&Rest>,
+    at_rest: Option<&AtRest>,
     sockets: &SocketGroup,
     question: Question,
 ) -> About {
     match question {
         Question::Device => {
-            let secret = rest.map_or_else(|| device.secret(), Rest::secret).cloned();
+            let secret = at_rest.map_or_else(|| device.secret(), AtRest::secret).cloned();
             About::Device { secret, port: sockets.port(), fwmark: sockets.mark() }
         }
         Question::Peers(after) => About::Peers(device.peers(after.as_ref()).take(PAGE).collect()),
@@ -60,9 +60,9 @@ pub(crate) fn describe(
 }
 
 /// Makes everything what a client wants, but for the sockets.
-pub(crate) fn configure(device: &mut Device, rest: Option<&mut Rest>, mut set: Set, now: Instant) {
-    if let Some(rest) = rest {
-        rest.take(device, &mut set);
+pub(crate) fn configure(device: &mut Device, at_rest: Option<&mut AtRest>, mut set: Set, now: Instant) {
+    if let Some(at_rest) = at_rest {
+        at_rest.take(device, &mut set);
     }
     if let Some(secret) = &set.private_key {
         device.set_secret(secret.as_ref(), now);

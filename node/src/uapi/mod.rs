@@ -3,20 +3,20 @@
 //! `parse` and `print` are pure. `server` owns the socket and asks the packet path by commands, a bounded piece at a time, so that
 //! nothing that a client does holds packets up; `configure` is what the packet path then does to its device.
 
+mod at_rest;
 mod configure;
 mod lines;
 mod low_order;
 mod parse;
 mod print;
-mod rest;
 mod server;
 mod set;
 mod socket;
 
+pub(crate) use at_rest::AtRest;
 #[doc(hidden)]
 pub use configure::answer;
 pub(crate) use configure::{About, Question, configure, describe, errno};
-pub(crate) use rest::Rest;
 pub(crate) use server::{Access, Server};
 pub(crate) use set::Set;
 pub use socket::UapiError;

@@ -5,7 +5,7 @@ use std::{io, time::Instant};
 use nix::errno::Errno;
 
 use super::{First, Further, Path, SocketGroup};
-use crate::uapi::{self, Rest};
+use crate::uapi::{self, AtRest};
 
 impl First {
     /// The interface was brought up, or taken down.
@@ -20,8 +20,21 @@ impl First {
             tracing::warn!(
                 port,
                 %error,
-                "the interface is up, but its UDP port cannot be opened: nothing passes until it is brought up again, or has another port"
+                "the interface is up, but its UDP port cannot be opened: it is tried again each second"
             );
+        }
+    }
+
+    /// Whether the interface is up, and somebody else has its port.
+    pub(super) fn lacks_sockets(&self) -> bool {
+        self.is_up && !self.group.is_open()
+    }
+
+    /// Tries again to open the port, if there is none yet.
+    pub(super) fn retry(&mut self) {
+        let (port, mark) = (self.group.port(), self.group.mark());
+        if self.lacks_sockets() && self.open_late(port, mark).is_ok() {
+            tracing::info!(port, "the UDP port is open now");
         }
     }
 
@@ -33,7 +46,7 @@ impl First {
         if before != (self.group.port(), self.group.mark()) {
             self.leader.device.forget_sources(|_| true);
         }
-        uapi::configure(&mut self.leader.device, self.rest.as_mut(), set, now);
+        uapi::configure(&mut self.leader.device, self.at_rest.as_mut(), set, now);
         Ok(())
     }
 
@@ -42,7 +55,9 @@ impl First {
         let mark = set.fwmark.unwrap_or(self.group.mark());
         // One that could not be opened is tried again when it is said once more.
         let opens = port != self.group.port() || (set.listen_port.is_some() && !self.group.is_open());
-        if self.is_up && opens {
+        if self.lacks_sockets() && opens {
+            self.open_late(port, mark)
+        } else if self.is_up && opens {
             self.open(port, mark)
         } else if opens {
             self.group = self.group.closed(port, mark);
@@ -55,15 +70,21 @@ impl First {
     fn open(&mut self, port: u16, mark: u32) -> io::Result<()> {
         let group = self.group.opened(port, mark)?;
         self.change_sockets(group)?;
-        if let Some(rest) = self.rest.take() {
-            rest.end(&mut self.leader.device, Instant::now());
+        if let Some(at_rest) = self.at_rest.take() {
+            at_rest.end(&mut self.leader.device, Instant::now());
         }
         Ok(())
     }
 
+    /// The same, when the interface has been up for a while: what waited in it is of another time.
+    fn open_late(&mut self, port: u16, mark: u32) -> io::Result<()> {
+        self.change_sockets(self.group.closed(self.group.port(), self.group.mark()))?;
+        self.open(port, mark)
+    }
+
     fn close(&mut self) {
         let device = &mut self.leader.device;
-        self.rest.get_or_insert_with(|| Rest::begin(device, Instant::now()));
+        self.at_rest.get_or_insert_with(|| AtRest::begin(device, Instant::now()));
         let closed = self.group.closed(self.group.port(), self.group.mark());
         if let Err(error) = self.change_sockets(closed) {
             tracing::warn!(%error, "the sockets stay open");

@@ -10,11 +10,11 @@ use super::set::Set;
 /// A device without sockets has no sessions, begins none, and keeps no time; its administrator sees nothing of that. It has no key
 /// meanwhile, which has just this effect: here is the key.
 #[derive(Debug)]
-pub(crate) struct Rest {
+pub(crate) struct AtRest {
     secret: Option<WireGuardSecret>,
 }
 
-impl Rest {
+impl AtRest {
     /// Ends every session, and what waits for one.
     pub(crate) fn begin(device: &mut Device, now: Instant) -> Self {
         let secret = device.secret().cloned();
@@ -69,9 +69,9 @@ mod tests {
         let peer =
             |secret: &WireGuardSecret| Set { peers: vec![SetPeer::new(secret.public())], ..Set::default() };
         configure(&mut device, None, secret(&one), now);
-        let mut rest = Rest::begin(&mut device, now);
+        let mut at_rest = AtRest::begin(&mut device, now);
         let mut set = |set| {
-            configure(&mut device, Some(&mut rest), set, now);
+            configure(&mut device, Some(&mut at_rest), set, now);
             let known = [&one, &two].map(|secret| device.has_peer(&secret.public()));
             assert_eq!(device.secret(), None);
             known
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(set(secret(&two)), [false, false], "it is gone when its key becomes the device's");
         assert_eq!(set(peer(&two)), [false, false]);
         assert_eq!(set(peer(&one)), [true, false]);
-        rest.end(&mut device, now);
+        at_rest.end(&mut device, now);
         assert_eq!(device.secret(), Some(&two));
     }
 
