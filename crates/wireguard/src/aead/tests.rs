@@ -105,7 +105,7 @@ fn the_sum_of_whole_blocks_is_rfc_8439_appendix_a_3s_vectors_with_a_long_r() {
 }
 
 /// What AWS-LC makes of the same texts.
-fn with_ring(key: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
+fn with_aws_lc(key: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
     let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).unwrap());
     let mut text = text.to_vec();
     key.seal_in_place_append_tag(nonce(counter), Aad::empty(), &mut text).unwrap();
@@ -128,7 +128,7 @@ fn check(key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
     kernel().seal(key, &mut batch);
     assert!(batch.iter().all(|message| message.packet().is_none()));
     for (buffer, (counter, text)) in buffers.iter().zip(texts) {
-        assert_eq!(buffer[HEADER..], with_ring(key, *counter, text), "sealing {} bytes", text.len());
+        assert_eq!(buffer[HEADER..], with_aws_lc(key, *counter, text), "sealing {} bytes", text.len());
     }
     for (message, byte) in touched {
         let buffer = &mut buffers[*message];
@@ -150,7 +150,7 @@ fn check(key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
 }
 
 #[test]
-fn every_length_is_sealed_and_opened_as_ring_does() {
+fn every_length_is_sealed_and_opened_as_aws_lc_does() {
     let text = |length: usize| (0..length).map(|n| (n * 7 + length) as u8).collect::<Vec<u8>>();
     for length in 0..=2_000 {
         let texts: Vec<_> = [length, length, length / 3]
@@ -165,7 +165,7 @@ fn every_length_is_sealed_and_opened_as_ring_does() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
     #[test]
-    fn batches_of_any_lengths_are_sealed_and_opened_as_ring_does(
+    fn batches_of_any_lengths_are_sealed_and_opened_as_aws_lc_does(
         key: [u8; 32],
         counters: u64,
         lengths in prop::collection::vec(prop_oneof![0..200_usize, 0..2_000_usize, Just(1_420), Just(8_900)], 0..140),
