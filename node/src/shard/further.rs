@@ -14,13 +14,13 @@ use carrick_dataplane::{
     Endpoint, Forwarder, Transmit, Update,
     offload::{Coalesced, VnetHeader},
 };
-use nix::sys::eventfd::EventFd;
 
 use super::{
     deadline::Deadline,
     path::{Engine, Path, Ready},
     report::Reporter,
     spawn,
+    wake::Wake,
 };
 use crate::udp::UdpSockets;
 
@@ -46,7 +46,7 @@ pub(super) struct Exchange {
 pub(super) struct Further {
     /// `None` at the end.
     orders: Option<SyncSender<Order>>,
-    wake: Arc<EventFd>,
+    wake: Wake,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,7 +56,7 @@ impl Further {
         shard: usize,
         forwarder: Forwarder,
         path: Path,
-        wake: Arc<EventFd>,
+        wake: Wake,
         deadline: Arc<Deadline>,
         reporter: Reporter,
     ) -> io::Result<Self> {
@@ -88,8 +88,7 @@ impl Further {
 
     /// Makes the shard look at its orders, and at the deadline.
     pub(super) fn wake(&self) {
-        // An eventfd that is full wakes as well as one that is not.
-        let _ = self.wake.write(1);
+        self.wake.call();
     }
 
     /// Gives the shard other sockets, or takes them. When this returns, it has given up the former ones, after a turn at most; one that is

@@ -13,6 +13,7 @@ mod queues;
 mod report;
 #[cfg(test)]
 mod testing;
+mod wake;
 
 use std::{
     collections::BTreeSet,
@@ -28,10 +29,7 @@ use std::{
 
 use carrick_dataplane::{Device, Endpoint, LinkState, Outside};
 use carrick_types::{Cidr, WireGuardSecret};
-use nix::{
-    errno::Errno,
-    sys::eventfd::{EfdFlags, EventFd},
-};
+use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use group::SocketGroup;
@@ -40,7 +38,7 @@ use crate::{
     plan::Change,
     priority,
     routes::Outgoing,
-    shard::{deadline::Deadline, first::First, further::Further, path::Path, report::Reporter},
+    shard::{deadline::Deadline, first::First, further::Further, path::Path, report::Reporter, wake::Wake},
     stun,
     tun::Tun,
     uapi,
@@ -102,7 +100,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) struct Commands {
     commands: SyncSender<Command>,
-    wake: Arc<EventFd>,
+    wake: Wake,
 }
 
 /// The control side's handle on the packet path.
@@ -131,8 +129,7 @@ impl Commands {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // An eventfd that is full wakes as well as one that is not.
-        let _ = self.wake.write(1);
+        self.wake.call();
         Ok(())
     }
 }
@@ -172,9 +169,9 @@ impl Shards {
         let (observe, observed) = mpsc::channel(8);
         device.set_mtu(mtu);
         device.set_udp_segments(tun.takes_udp_segments());
-        let (tun, deadline, wake) = (Arc::new(tun), Arc::new(Deadline::default()), wake()?);
+        let (tun, deadline, wake) = (Arc::new(tun), Arc::new(Deadline::default()), Wake::new()?);
         let shards = group.shards();
-        let path = |shard: usize, wake: &Arc<EventFd>| {
+        let path = |shard: usize, wake: &Wake| {
             let queues = (shard..tun.queues()).step_by(shards);
             Path::new(tun.clone(), queues, group.of(shard), wake.clone())
         };
@@ -182,7 +179,7 @@ impl Shards {
         let (words, listener) = report::reports();
         let mut others = Vec::new();
         for shard in 1..shards {
-            let own_wake = self::wake()?;
+            let own_wake = Wake::new()?;
             let path = path(shard, &own_wake)?;
             let reporter = Reporter::new(words.clone(), wake.clone());
             others.push(Further::start(shard, device.fork(), path, own_wake, deadline.clone(), reporter)?);
@@ -223,10 +220,6 @@ impl Shards {
             let _ = tokio::task::spawn_blocking(|| thread.join()).await;
         }
     }
-}
-
-fn wake() -> io::Result<Arc<EventFd>> {
-    Ok(Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?))
 }
 
 fn spawn(shard: usize, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -3,7 +3,6 @@
 use std::{
     io,
     net::UdpSocket,
-    os::fd::AsFd as _,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -13,13 +12,8 @@ use carrick_dataplane::{
     Endpoint, Transmit,
     offload::{Coalesced, VnetHeader},
 };
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::EventFd,
-};
 
-use super::queues::Queues;
+use super::{queues::Queues, wake::Wake};
 use crate::{
     moderation::{Moderation, PAUSE},
     readiness::{Readiness, Source},
@@ -71,7 +65,7 @@ pub(super) struct Path {
     /// None while the interface of a device is down.
     sockets: Option<Arc<UdpSockets>>,
     /// Readable where somebody has something to say.
-    wake: Arc<EventFd>,
+    wake: Wake,
     readiness: Readiness,
     queues: Queues,
     moderation: Moderation,
@@ -128,10 +122,10 @@ impl Path {
         tun: Arc<Tun>,
         queues: impl Iterator<Item = usize> + Clone,
         sockets: Option<Arc<UdpSockets>>,
-        wake: Arc<EventFd>,
+        wake: Wake,
     ) -> io::Result<Self> {
         let readiness = Readiness::new(3 + queues.clone().count())?;
-        readiness.watch(wake.as_fd(), Source::Commands)?;
+        readiness.watch(&wake, Source::Commands)?;
         for number in queues {
             if let Some(queue) = tun.queue(number) {
                 readiness.watch(queue, Source::Queue(number))?;
@@ -195,29 +189,19 @@ impl Path {
             None
         }));
         if ready.commands {
-            let _ = self.wake.read();
+            self.wake.clear();
         }
         Ok(ready)
     }
 
     /// Makes the next wait end at once.
     pub(super) fn wake(&self) {
-        // An eventfd that is full wakes as well as one that is not.
-        let _ = self.wake.write(1);
+        self.wake.call();
     }
 
     /// Waits until somebody has something to say, or for so long; `None`: for ever.
     pub(super) fn wait_for_commands(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.map_or(PollTimeout::NONE, |wait| wait.try_into().unwrap_or(PollTimeout::MAX));
-        let mut descriptors = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut descriptors, timeout) {
-            Ok(_) => {
-                let _ = self.wake.read();
-                Ok(())
-            }
-            Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        self.wake.wait(timeout)
     }
 
     /// Takes what is readable, by turns. `is_other` takes datagrams that are none of the engine's affair.

@@ -2,17 +2,15 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    },
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread,
     time::{Duration, Instant},
     vec,
 };
 
 use carrick_dataplane::{Forwarder, Report};
-use nix::sys::eventfd::EventFd;
+
+use super::wake::Wake;
 
 /// Lists of reports that may wait for the first shard.
 const LISTS: usize = 256;
@@ -85,7 +83,7 @@ impl Listener {
 /// A shard's way to the first one.
 pub(super) struct Reporter {
     words: SyncSender<Word>,
-    wake: Arc<EventFd>,
+    wake: Wake,
     /// What found no room.
     unsent: Option<Word>,
     /// When something is to be said.
@@ -93,7 +91,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) const fn new(words: SyncSender<Word>, wake: Arc<EventFd>) -> Self {
+    pub(super) const fn new(words: SyncSender<Word>, wake: Wake) -> Self {
         Self { words, wake, unsent: None, due: None }
     }
 
@@ -121,7 +119,7 @@ impl Reporter {
         }
         // Where there was no room, the first shard may sleep over what is not urgent.
         if urgent || self.unsent.is_some() {
-            let _ = self.wake.write(1);
+            self.wake.call();
         }
     }
 
@@ -129,7 +127,7 @@ impl Reporter {
     pub(super) fn fail(&self, error: io::Error) {
         // Where there is no room, the first shard sees that the thread has ended once it has heard all.
         let _ = self.words.try_send(Word::Failed(error));
-        let _ = self.wake.write(1);
+        self.wake.call();
     }
 
     fn say(&mut self, word: Word) -> bool {

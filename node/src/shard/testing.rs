@@ -4,16 +4,15 @@ use std::{
     fs::File,
     iter,
     net::UdpSocket,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use carrick_dataplane::{Device, Forwarder, Outside, offload::VnetHeader};
 use carrick_types::WireGuardSecret;
-use nix::sys::eventfd::EventFd;
 
-use super::path::Path;
+use super::{path::Path, wake::Wake};
 use crate::{
     readiness::{Readiness, Source},
     tun::Tun,
@@ -24,7 +23,7 @@ use crate::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of a shard without queues.
-pub(super) fn path(sockets: Option<Arc<UdpSockets>>, wake: Arc<EventFd>) -> Path {
+pub(super) fn path(sockets: Option<Arc<UdpSockets>>, wake: Wake) -> Path {
     Path::new(Arc::new(Tun::without_queues()), iter::empty(), sockets, wake).unwrap()
 }
 
@@ -39,9 +38,9 @@ pub(super) fn unwatchable() -> Arc<UdpSockets> {
     Arc::new(sockets)
 }
 
-pub(super) fn is_readable(wake: &EventFd) -> bool {
+pub(super) fn is_readable(wake: &Wake) -> bool {
     let mut readiness = Readiness::new(1).unwrap();
-    readiness.watch(wake.as_fd(), Source::Commands).unwrap();
+    readiness.watch(wake, Source::Commands).unwrap();
     readiness.wait(Some(Duration::ZERO)).unwrap().count() > 0
 }
 

@@ -4,14 +4,13 @@ use std::{
 };
 
 use carrick_dataplane::{Counters, Report};
-use nix::sys::eventfd::EventFd;
 
 use super::*;
 use crate::{
     shard::{
         report::{Word, reports},
         testing::{PATIENCE, device, path},
-        wake,
+        wake::Wake,
     },
     udp::UdpSockets,
 };
@@ -25,7 +24,7 @@ fn what_is_not_heard_at_once_is_heard_without_another_wake() {
         lists += 1;
     }
     let (commands, wake, ended) = start(listener, Vec::new());
-    wake.write(1).unwrap();
+    wake.call();
     // There is room for as many when all of the former have been heard.
     let (done, is_done) = channel();
     thread::spawn(move || {
@@ -34,15 +33,15 @@ fn what_is_not_heard_at_once_is_heard_without_another_wake() {
     });
     is_done.recv_timeout(PATIENCE).expect("all were heard");
     commands.send(Command::Stop).unwrap();
-    wake.write(1).unwrap();
+    wake.call();
     ended.recv_timeout(PATIENCE).unwrap().unwrap();
 }
 
 type Ended = std::sync::mpsc::Receiver<io::Result<()>>;
 
 /// Starts a first shard; says by which way it is told something, and how it ends.
-fn start(listener: Listener, others: Vec<Further>) -> (SyncSender<Command>, Arc<EventFd>, Ended) {
-    let ((commands, receiver), wake) = (sync_channel(8), wake().unwrap());
+fn start(listener: Listener, others: Vec<Further>) -> (SyncSender<Command>, Wake, Ended) {
+    let ((commands, receiver), wake) = (sync_channel(8), Wake::new().unwrap());
     let group = SocketGroup::new(UdpSockets::bind(0, 0).unwrap(), 1).unwrap();
     let path = path(group.of(0), wake.clone());
     let observe = mpsc::channel(1).0;

@@ -34,8 +34,8 @@ fn a_shard_ends_when_the_first_one_panics_though_nothing_comes_that_would_wake_i
 
 fn start(deadline: Arc<Deadline>) -> (Further, Arc<UdpSockets>, Listener) {
     let (words, listener) = reports();
-    let (wake, sockets) = (crate::shard::wake().unwrap(), sockets());
-    let reporter = Reporter::new(words, crate::shard::wake().unwrap());
+    let (wake, sockets) = (Wake::new().unwrap(), sockets());
+    let reporter = Reporter::new(words, Wake::new().unwrap());
     let path = path(Some(sockets.clone()), wake.clone());
     let further = Further::start(1, forwarder(), path, wake, deadline, reporter).unwrap();
     (further, sockets, listener)

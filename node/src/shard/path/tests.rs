@@ -1,13 +1,13 @@
 use super::*;
 use crate::shard::{
     testing::{path, sockets, unwatchable},
-    wake,
+    wake::Wake,
 };
 
 #[test]
 fn sockets_that_were_exchanged_wake_nobody_though_another_has_them_still() {
     let (former, new) = (sockets(), sockets());
-    let mut path = path(Some(former.clone()), wake().unwrap());
+    let mut path = path(Some(former.clone()), Wake::new().unwrap());
     path.set_sockets(Some(new.clone())).unwrap();
     send_to(&former);
     assert!(!is_ready(&mut path));
@@ -22,7 +22,7 @@ fn sockets_that_were_exchanged_wake_nobody_though_another_has_them_still() {
 #[test]
 fn sockets_that_cannot_be_waited_for_are_refused_and_the_former_ones_are_read_on() {
     let former = sockets();
-    let mut path = path(Some(former.clone()), wake().unwrap());
+    let mut path = path(Some(former.clone()), Wake::new().unwrap());
     let odd = unwatchable();
     path.set_sockets(Some(odd.clone())).unwrap_err();
     send_to(&odd);

@@ -4,13 +4,13 @@ use super::*;
 use crate::shard::{
     spawn,
     testing::{drop_packet, forwarder, is_readable, pass_on},
-    wake,
+    wake::Wake,
 };
 
 #[test]
 fn the_first_shard_is_woken_for_what_is_urgent_though_it_sleeps_over_what_is_not() {
     let ((words, heard), mut forwarder) = (reports(), forwarder());
-    let wake = wake().unwrap();
+    let wake = Wake::new().unwrap();
     let mut reporter = Reporter::new(words, wake.clone());
     // One report more than there is room for, none of them urgent.
     for _ in 0..=LISTS {
@@ -22,7 +22,7 @@ fn the_first_shard_is_woken_for_what_is_urgent_though_it_sleeps_over_what_is_not
     assert!(is_readable(&wake), "it is told that there is no room");
     assert!(reporter.due.is_some(), "it is tried again, whether or not more packets come");
     // Nobody has read them, and something urgent comes.
-    wake.read().unwrap();
+    wake.clear();
     pass_on(&mut forwarder);
     reporter.report(&mut forwarder);
     assert!(is_readable(&wake));
@@ -38,7 +38,7 @@ fn the_first_shard_is_woken_for_what_is_urgent_though_it_sleeps_over_what_is_not
 
 #[test]
 fn a_shard_that_panics_says_so() {
-    let ((words, mut heard), wake) = (reports(), wake().unwrap());
+    let ((words, mut heard), wake) = (reports(), Wake::new().unwrap());
     let reporter = Reporter::new(words, wake.clone());
     let panicked = spawn(1, move || {
         let _reporter = reporter;

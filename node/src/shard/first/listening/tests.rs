@@ -17,7 +17,7 @@ use crate::{
         Command,
         report::{Reporter, Word, reports},
         testing::{Nothing, path, sockets, unwatchable},
-        wake,
+        wake::Wake,
     },
     udp::UdpSockets,
 };
@@ -132,14 +132,14 @@ fn start(group: SocketGroup) -> Started {
     let (words, listener) = reports();
     let mut device = Device::stand_alone(Nothing);
     let others = (1..group.shards()).map(|shard| further(&mut device, group.of(shard))).collect();
-    let path = path(group.of(0), wake().unwrap());
+    let path = path(group.of(0), Wake::new().unwrap());
     let observe = mpsc::channel(1).0;
     let first = First::new(device, path, group, receiver, observe, Arc::default(), others, listener);
     Started { first, _commands: commands, _words: words }
 }
 
 fn further(device: &mut Device, sockets: Option<Arc<UdpSockets>>) -> Further {
-    let wake = || wake().unwrap();
+    let wake = || Wake::new().unwrap();
     let (own_wake, reporter) = (wake(), Reporter::new(reports().0, wake()));
     let path = path(sockets, own_wake.clone());
     Further::start(1, device.fork(), path, own_wake, Arc::default(), reporter).unwrap()
