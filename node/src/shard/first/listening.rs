@@ -69,17 +69,23 @@ impl First {
 
     fn open(&mut self, port: u16, mark: u32) -> io::Result<()> {
         let group = self.group.opened(port, mark)?;
+        self.begin(group)
+    }
+
+    /// The same, when the interface has been up for a while: what waited in it until the port was free is of another time.
+    fn open_late(&mut self, port: u16, mark: u32) -> io::Result<()> {
+        let group = self.group.opened(port, mark)?;
+        self.change_sockets(self.group.closed(self.group.port(), self.group.mark()))?;
+        self.begin(group)
+    }
+
+    /// Listens from here on.
+    fn begin(&mut self, group: SocketGroup) -> io::Result<()> {
         self.change_sockets(group)?;
         if let Some(at_rest) = self.at_rest.take() {
             at_rest.end(&mut self.leader.device, Instant::now());
         }
         Ok(())
-    }
-
-    /// The same, when the interface has been up for a while: what waited in it is of another time.
-    fn open_late(&mut self, port: u16, mark: u32) -> io::Result<()> {
-        self.change_sockets(self.group.closed(self.group.port(), self.group.mark()))?;
-        self.open(port, mark)
     }
 
     fn close(&mut self) {
