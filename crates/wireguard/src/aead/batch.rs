@@ -1,20 +1,26 @@
 //! ChaCha20-Poly1305 of many messages under one key, in one go.
 //!
 //! Blocks of the key stream are made eight at once, whichever messages they are of, so that none is wasted on short messages or on
-//! the ends of long ones. The sums of two messages go on beside that: when sealing, of two that are encrypted already; when opening,
-//! of two that are decrypted next. So nothing that is not authentic is ever decrypted.
+//! the ends of long ones. The sum of a message goes on beside that: when sealing, of one that is encrypted already; when opening, of the
+//! next one to be decrypted. So nothing that is not authentic is ever decrypted.
 
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::{
     Message, TAG,
-    chacha20::{self, BLOCK, LANES, Lanes},
-    poly1305::{Pair, Poly1305},
+    chacha20::{BLOCK, ChaCha20, LANES, Lanes},
+    poly1305::{self, Poly1305, Sum},
 };
+
+/// So many bytes are added to a sum at once.
+const SUMMED: usize = poly1305::BLOCK;
 
 /// So many messages have their one-time keys at hand.
 const AT_ONCE: usize = 64;
+
+/// So many messages are worth it (`examples/aead.rs`).
+const FEW: usize = 8;
 
 /// This processor has what is needed.
 #[derive(Clone, Copy)]
@@ -28,11 +34,7 @@ impl Batch {
 
     /// `None` also where AWS-LC is as fast: for so few messages that the sums have little to go on beside.
     pub(super) fn worthwhile(messages: &[Message<'_>]) -> Option<Self> {
-        let enough = match text(messages.first()?).len() {
-            0..=256 | 1024..2048 => 8,
-            _ => 16,
-        };
-        if messages.len() >= enough { Self::detect() } else { None }
+        if messages.len() >= FEW { Self::detect() } else { None }
     }
 
     /// Seals the texts in place, each under the counter in its header.
@@ -59,27 +61,24 @@ fn seal(key: &[u8; 32], messages: &mut [Message<'_>]) {
                 *room = tag;
             }
         };
-        let all = messages.len();
         let mut at = Place::default();
         loop {
             // Whatever is before is encrypted.
-            let first = at.message;
-            let (ready, others) = messages.split_at_mut(first);
-            if let Some((lanes, text)) = others.first_mut().and_then(|message| at.take_eight(message)) {
-                sums.advance(ready, all, |pair| chacha20::apply(&stream.key, &lanes, pair, text));
-                sums.settle(messages, first, write_tag);
-                continue;
+            let (ready, others) = messages.split_at_mut(at.message);
+            if let Some((lanes, text)) = others.first_mut().and_then(|message| at.take_long(message)) {
+                sums.advance(ready.get(sums.done), |sum| stream.apply(&lanes, sum, text));
+            } else {
+                let run = Run::from(Place { message: 0, ..at }, others, |_| true);
+                if run.spans().is_empty() {
+                    break;
+                }
+                sums.advance(ready.get(sums.done), |sum| stream.go_over(&run, others, sum));
+                at = Place { message: at.message + run.end.message, block: run.end.block };
             }
-            let run = Run::from(at, messages, all, |_| true);
-            let Some(first) = run.spans().first().map(|span| span.from) else { break };
-            let (ready, others) = messages.split_at_mut(first.message);
-            sums.advance(ready, all, |pair| stream.go_over(&run, first.message, others, pair));
-            sums.settle(messages, first.message, write_tag);
-            at = run.end;
+            sums.settle(ready, write_tag);
         }
-        while sums.done < all {
-            sums.advance(messages, all, |pair| pair.finish());
-            sums.settle(messages, all, write_tag);
+        while sums.done < messages.len() {
+            sums.finish_two(messages, write_tag);
         }
     }
 }
@@ -89,33 +88,35 @@ fn open(key: &[u8; 32], messages: &mut [Message<'_>]) {
     let mut stream = Stream::new(key);
     for messages in messages.chunks_mut(AT_ONCE) {
         let mut sums = Sums::new(&mut stream, messages);
-        let all = messages.len();
         let compare_tag = |message: &mut Message<'_>, tag: [u8; TAG]| {
             message.opened = message.body.last_chunk::<TAG>().is_some_and(|theirs| tag.ct_eq(theirs).into());
         };
         let mut at = Place::default();
         loop {
-            // Whatever is from there on is not decrypted yet.
-            let (ready, others) = messages.split_at_mut(sums.done);
-            let opened = ready.get_mut(at.message).filter(|message| message.opened);
-            if let Some((lanes, text)) = opened.and_then(|message| at.take_eight(message)) {
-                sums.add(others, |pair| chacha20::apply(&stream.key, &lanes, pair, text));
-                sums.settle(messages, all, compare_tag);
+            // Whatever has no tag yet is not decrypted.
+            let (summed, others) = messages.split_at_mut(sums.done);
+            let opened = summed.get_mut(at.message).filter(|message| message.opened);
+            if let Some((lanes, text)) = opened.and_then(|message| at.take_long(message)) {
+                sums.advance(others.first(), |sum| stream.apply(&lanes, sum, text));
+                sums.settle(messages, compare_tag);
                 continue;
             }
-            let run = Run::from(at, messages, sums.done, |message| message.opened);
+            let run = Run::from(at, summed, |message| message.opened);
             // More may be opened before lanes are left idle.
-            if run.free > 1 && sums.done < all {
-                sums.advance(messages, all, |pair| pair.finish());
-                sums.settle(messages, all, compare_tag);
+            if let (1.., Some(next)) = (run.free, others.first()) {
+                // What is long goes on beside others, but for the first one.
+                if blocks(next) < LANES {
+                    sums.finish_two(messages, compare_tag);
+                } else {
+                    sums.finish(messages, compare_tag);
+                }
                 continue;
             }
-            if run.count == 0 {
+            if run.spans().is_empty() {
                 break;
             }
-            let (ready, others) = messages.split_at_mut(sums.done);
-            sums.add(others, |pair| stream.go_over(&run, 0, ready, pair));
-            sums.settle(messages, all, compare_tag);
+            sums.advance(others.first(), |sum| stream.go_over(&run, summed, sum));
+            sums.settle(messages, compare_tag);
             at = run.end;
         }
     }
@@ -123,49 +124,55 @@ fn open(key: &[u8; 32], messages: &mut [Message<'_>]) {
 
 /// The key stream.
 struct Stream {
-    key: Zeroizing<[u32; 8]>,
+    cipher: ChaCha20,
     /// The blocks that were made last.
     made: Zeroizing<[[u8; BLOCK]; LANES]>,
 }
 
 impl Stream {
+    #[target_feature(enable = "avx2,bmi2")]
     fn new(key: &[u8; 32]) -> Self {
-        let mut words = Zeroizing::new([0; 8]);
-        for (word, bytes) in words.iter_mut().zip(key.as_chunks().0) {
-            *word = u32::from_le_bytes(*bytes);
+        Self { cipher: ChaCha20::new(key), made: Zeroizing::new([[0; BLOCK]; LANES]) }
+    }
+
+    /// Encrypts, or decrypts, up to eight blocks that follow each other; the last one may be of any multiple of 16 bytes.
+    #[target_feature(enable = "avx2,bmi2")]
+    fn apply<'a>(&mut self, lanes: &Lanes, beside: Sum<'a>, text: &mut [u8]) -> Sum<'a> {
+        if let Some(text) = text.as_chunks_mut().0.first_chunk_mut() {
+            return self.cipher.apply(lanes, beside, text);
         }
-        Self { key: words, made: Zeroizing::new([[0; BLOCK]; LANES]) }
+        let beside = self.make(lanes, beside);
+        exclusive_or(text, self.made.as_flattened());
+        beside
     }
 
-    /// Encrypts, or decrypts, the blocks of a run, which are of these messages; the first of them has this number.
+    /// Encrypts, or decrypts, the blocks of a run.
     #[target_feature(enable = "avx2,bmi2")]
-    fn go_over(&mut self, run: &Run, number: usize, messages: &mut [Message<'_>], beside: &mut Pair<'_>) {
-        self.make(&run.lanes(number, messages), beside);
-        self.apply(run, number, messages);
-    }
-
-    #[target_feature(enable = "avx2,bmi2")]
-    fn make(&mut self, lanes: &Lanes, beside: &mut Pair<'_>) {
-        *self.made = [[0; BLOCK]; LANES];
-        chacha20::apply(&self.key, lanes, beside, &mut self.made);
-    }
-
-    /// Encrypts, or decrypts, what the blocks were made for.
-    #[target_feature(enable = "avx2,bmi2")]
-    fn apply(&self, run: &Run, number: usize, messages: &mut [Message<'_>]) {
+    fn go_over<'a>(&mut self, run: &Run, messages: &mut [Message<'_>], beside: Sum<'a>) -> Sum<'a> {
+        let beside = self.make(&run.lanes(messages), beside);
         let mut made = self.made.as_slice();
         for span in run.spans() {
             let (blocks, others) = made.split_at_checked(span.blocks).unwrap_or_default();
             made = others;
-            let with = blocks.as_flattened().as_chunks().0;
-            let Some(message) = messages.get_mut(span.from.message - number) else { continue };
-            // To a multiple of 16 bytes: the tag's room takes what is too much.
-            let text = message.body.get_mut(span.from.block * BLOCK..).unwrap_or_default();
-            for (text, with) in text.as_chunks_mut().0.iter_mut().zip(with) {
-                *text = (u128::from_ne_bytes(*text) ^ u128::from_ne_bytes(*with)).to_ne_bytes();
+            if let Some(message) = messages.get_mut(span.from.message) {
+                exclusive_or(rest(message, span.from.block), blocks.as_flattened());
             }
         }
+        beside
     }
+
+    #[target_feature(enable = "avx2,bmi2")]
+    fn make<'a>(&mut self, lanes: &Lanes, beside: Sum<'a>) -> Sum<'a> {
+        *self.made = [[0; BLOCK]; LANES];
+        self.cipher.apply(lanes, beside, &mut self.made)
+    }
+}
+
+/// Exclusive or of a text and a key stream, as far as both go.
+#[inline]
+#[target_feature(enable = "avx2,bmi2")]
+fn exclusive_or(text: &mut [u8], stream: &[u8]) {
+    text.iter_mut().zip(stream).for_each(|(text, stream)| *text ^= stream);
 }
 
 /// A block of a message's text.
@@ -176,19 +183,16 @@ struct Place {
 }
 
 impl Place {
-    /// The next eight blocks, where the message here has so many whole ones left, which is most of a long text. Needs no [`Run`].
+    /// The next eight blocks of the message here, or the last seven: where there are so many, no [`Run`] is needed.
     #[target_feature(enable = "avx2,bmi2")]
-    fn take_eight<'a>(
-        &mut self,
-        message: &'a mut Message<'_>,
-    ) -> Option<(Lanes, &'a mut [[u8; BLOCK]; LANES])> {
-        let (text, _) = message.body.split_last_chunk_mut::<TAG>()?;
-        let length = text.len();
-        let text = text.as_chunks_mut().0.get_mut(self.block..)?.first_chunk_mut()?;
+    fn take_long<'a>(&mut self, message: &'a mut Message<'_>) -> Option<(Lanes, &'a mut [u8])> {
+        let left = blocks(message).checked_sub(self.block).filter(|left| *left >= LANES - 1)?;
         let lanes = Lanes::following(message.parsed.counter, stream_block(self.block));
-        self.block += LANES;
-        if self.block * BLOCK >= length {
+        let text = rest(message, self.block);
+        if left <= LANES {
             *self = Self { message: self.message + 1, block: 0 };
+        } else {
+            self.block += LANES;
         }
         Some((lanes, text))
     }
@@ -212,22 +216,16 @@ struct Run {
 }
 
 impl Run {
-    /// Blocks from a place on, of one long text or of several short ones, in those of the first `limit` messages that are wanted.
+    /// Blocks from a place on, of one text or of several, in those of the messages that are wanted.
     #[inline]
-    fn from(
-        start: Place,
-        messages: &[Message<'_>],
-        limit: usize,
-        wanted: impl Fn(&Message<'_>) -> bool,
-    ) -> Self {
+    fn from(start: Place, messages: &[Message<'_>], wanted: impl Fn(&Message<'_>) -> bool) -> Self {
         let mut run = Self { spans: Default::default(), count: 0, free: LANES, end: start };
-        let messages = messages.get(..limit).and_then(|messages| messages.get(start.message..));
-        for message in messages.unwrap_or_default() {
+        for message in messages.get(start.message..).unwrap_or_default() {
             let from = run.end;
-            let all = if wanted(message) { text(message).len().div_ceil(BLOCK) } else { 0 };
-            let left = all - from.block.min(all);
+            let left = if wanted(message) { blocks(message).saturating_sub(from.block) } else { 0 };
             // A single lane is not worth that the rest of a long text is out of step.
             if run.free == 1 && left > LANES {
+                run.free = 0;
                 break;
             }
             let blocks = left.min(run.free);
@@ -250,13 +248,8 @@ impl Run {
     }
 
     #[target_feature(enable = "avx2,bmi2")]
-    fn lanes(&self, number: usize, messages: &[Message<'_>]) -> Lanes {
-        let nonce = |message| {
-            messages.get(message - number).map_or(0, |message: &Message<'_>| message.parsed.counter)
-        };
-        if let [Span { from, .. }] = self.spans() {
-            return Lanes::following(nonce(from.message), stream_block(from.block));
-        }
+    fn lanes(&self, messages: &[Message<'_>]) -> Lanes {
+        let nonce = |message| messages.get(message).map_or(0, |message: &Message<'_>| message.parsed.counter);
         let mut lanes = [(0, 0); LANES];
         let blocks = self.spans().iter().flat_map(|span| {
             let nonce = nonce(span.from.message);
@@ -267,97 +260,114 @@ impl Run {
     }
 }
 
-/// The sums of messages, two at a time.
+/// The sums of messages, one after the other.
 struct Sums {
-    /// One for each message, and two more, so that there always is a pair.
-    sums: [Poly1305; AT_ONCE + 2],
+    sums: [Poly1305; AT_ONCE],
     /// So many messages have their tag.
     done: usize,
-    /// So many blocks were added of each of the next two.
+    /// So many blocks were added of the next one.
     added: usize,
-    /// All of them were.
-    ended: bool,
 }
 
 impl Sums {
     /// Sums under the one-time keys of so many messages.
     #[target_feature(enable = "avx2,bmi2")]
     fn new(stream: &mut Stream, messages: &[Message<'_>]) -> Self {
-        let mut sums = [const { Poly1305::unkeyed() }; AT_ONCE + 2];
+        let mut sums = [const { Poly1305::unkeyed() }; AT_ONCE];
         for (messages, sums) in messages.chunks(LANES).zip(sums.chunks_mut(LANES)) {
             let mut lanes = [(0, 0); LANES];
             for (lane, message) in lanes.iter_mut().zip(messages) {
                 *lane = (message.parsed.counter, 0);
             }
-            let lanes = Lanes::of(lanes);
-            let mut none = [const { Poly1305::unkeyed() }; 2];
-            stream.make(&lanes, &mut Pair::new(&mut none, [&[], &[]]));
+            stream.make(&Lanes::of(lanes), Sum::none());
             for ((sum, block), _) in sums.iter_mut().zip(stream.made.iter()).zip(messages) {
                 if let Some(key) = block.first_chunk() {
                     *sum = Poly1305::new(key);
                 }
             }
         }
-        Self { sums, done: 0, added: 0, ended: false }
+        Self { sums, done: 0, added: 0 }
     }
 
-    /// Lets `go_on` add to the next two sums, where the texts of both are among those that are ready; of `all` messages.
+    /// Lets `go_on` add to the next sum, if its message is ready.
     #[inline]
-    fn advance(&mut self, ready: &[Message<'_>], all: usize, go_on: impl FnOnce(&mut Pair<'_>)) {
-        let next = self.next(all, ready.len());
-        self.add(ready.get(next).unwrap_or_default(), go_on);
-    }
-
-    /// Lets `go_on` add the first two texts, or the only one, to the next sums.
-    #[inline]
-    fn add(&mut self, next: &[Message<'_>], go_on: impl FnOnce(&mut Pair<'_>)) {
-        let mut blocks = [&[] as &[[u8; 16]]; 2];
-        for (blocks, message) in blocks.iter_mut().zip(next) {
-            *blocks = text(message).as_chunks().0.get(self.added..).unwrap_or_default();
-        }
-        let Some(sums) = self.sums.get_mut(self.done..).and_then(|sums| sums.first_chunk_mut()) else {
+    fn advance<'a>(&mut self, next: Option<&'a Message<'_>>, go_on: impl FnOnce(Sum<'a>) -> Sum<'a>) {
+        let (Some(message), Some(sum)) = (next, self.sums.get_mut(self.done)) else {
+            go_on(Sum::none());
             return;
         };
-        let mut pair = Pair::new(sums, blocks);
-        let before = pair.left();
-        go_on(&mut pair);
-        self.added += before - pair.left();
-        self.ended = pair.end() && !next.is_empty();
+        let blocks = text(message).as_chunks().0;
+        let adding = go_on(sum.adding(blocks.get(self.added..).unwrap_or_default()));
+        sum.resume(&adding);
+        self.added = blocks.len() - adding.left();
     }
 
-    /// Gives the tags of the next messages, if all of their texts was added.
+    /// Gives the next one of these messages its tag, if all whole blocks of its text were added.
     #[inline]
-    fn settle(
-        &mut self,
-        messages: &mut [Message<'_>],
-        ready: usize,
-        mut give: impl FnMut(&mut Message<'_>, [u8; TAG]),
-    ) {
-        let next = self.next(messages.len(), ready);
-        let Some(pair) = messages.get_mut(next) else { return };
-        if !std::mem::take(&mut self.ended) {
+    fn settle(&mut self, messages: &mut [Message<'_>], give: impl FnOnce(&mut Message<'_>, [u8; TAG])) {
+        let (Some(message), Some(sum)) = (messages.get_mut(self.done), self.sums.get_mut(self.done)) else {
+            return;
+        };
+        let length = text(message).len();
+        if self.added < length / SUMMED {
             return;
         }
-        for (message, sum) in pair.iter_mut().zip(self.sums.iter_mut().skip(self.done)) {
-            let text = text(message);
-            sum.padded(text.as_chunks::<16>().1);
-            sum.lengths(0, text.len());
-            give(message, sum.tag());
+        let end = message.body.as_chunks().0.get(self.added);
+        if let Some(block) = end.filter(|_| !length.is_multiple_of(SUMMED)) {
+            sum.padded(block, length % SUMMED);
         }
-        self.done += pair.len();
+        sum.lengths(0, length);
+        give(message, sum.tag());
+        self.done += 1;
         self.added = 0;
     }
 
-    /// The next messages: two, unless only one is left; none where they are not ready.
-    fn next(&self, all: usize, ready: usize) -> std::ops::Range<usize> {
-        let end = (self.done + 2).min(all);
-        if end <= ready { self.done..end } else { self.done..self.done }
+    /// Gives the next one of these messages its tag.
+    fn finish(&mut self, messages: &mut [Message<'_>], give: impl FnOnce(&mut Message<'_>, [u8; TAG])) {
+        self.advance(messages.get(self.done), |mut sum| {
+            sum.advance(usize::MAX);
+            sum
+        });
+        self.settle(messages, give);
+    }
+
+    /// Gives the next two of these messages their tags, if there are two: each sum fills the time that the other one waits for itself.
+    fn finish_two(&mut self, messages: &mut [Message<'_>], give: impl Fn(&mut Message<'_>, [u8; TAG])) {
+        let next = messages.get(self.done..).and_then(|next| next.first_chunk::<2>());
+        let sums = self.sums.get_mut(self.done..).and_then(|next| next.first_chunk_mut::<2>());
+        if let (Some(next), Some([one, two])) = (next, sums) {
+            let [first, second] = next.each_ref().map(|message| text(message).as_chunks().0);
+            let mut adding = one.adding(first.get(self.added..).unwrap_or_default());
+            let mut beside = two.adding(second);
+            while adding.left() > 0 {
+                adding.advance(1);
+                beside.advance(1);
+            }
+            one.resume(&adding);
+            two.resume(&beside);
+            self.added = first.len();
+            let added = second.len() - beside.left();
+            self.settle(messages, &give);
+            self.added = added;
+        }
+        self.finish(messages, give);
     }
 }
 
 /// The text of a message, sealed or not.
 fn text<'a>(message: &'a Message<'_>) -> &'a [u8] {
     message.body.split_last_chunk::<TAG>().map_or(&[], |(text, _)| text)
+}
+
+/// How many blocks of the key stream a text needs.
+fn blocks(message: &Message<'_>) -> usize {
+    text(message).len().div_ceil(BLOCK)
+}
+
+/// A text from a block on, with its end filled up to a multiple of 16 bytes: what is too much is of the tag, or of the room for it.
+fn rest<'a>(message: &'a mut Message<'_>, block: usize) -> &'a mut [u8] {
+    let end = text(message).len().next_multiple_of(SUMMED);
+    message.body.get_mut(block * BLOCK..end).unwrap_or_default()
 }
 
 /// The number of a block of a text: the first block of a message is its one-time key.

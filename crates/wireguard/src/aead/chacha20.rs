@@ -5,13 +5,15 @@ use std::arch::{
     asm,
     x86_64::{
         __m256i, _mm256_add_epi32, _mm256_loadu_si256, _mm256_permute2x128_si256, _mm256_set1_epi32,
-        _mm256_setr_epi32, _mm256_storeu_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64,
-        _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_xor_si256,
+        _mm256_setr_epi32, _mm256_setzero_si256, _mm256_storeu_si256, _mm256_unpackhi_epi32,
+        _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_xor_si256,
     },
 };
 use std::mem::offset_of;
 
-use super::poly1305::Pair;
+use zeroize::ZeroizeOnDrop;
+
+use super::poly1305::Sum;
 
 /// So many blocks at once.
 pub(super) const LANES: usize = 8;
@@ -57,131 +59,124 @@ fn all(word: u32) -> __m256i {
     _mm256_set1_epi32(word.cast_signed())
 }
 
-/// Exclusive or of a text and eight blocks of the key stream. `beside` goes on as far as there is time.
-#[target_feature(enable = "avx2,bmi2")]
-pub(super) fn apply(key: &[u32; 8], lanes: &Lanes, beside: &mut Pair<'_>, text: &mut [[u8; BLOCK]; LANES]) {
-    let a = CONSTANTS.map(|word| all(word));
-    let [k0, k1, k2, k3, k4, k5, k6, k7] = key.map(|word| all(word));
-    let (b, c) = ([k0, k1, k2, k3], [k4, k5, k6, k7]);
-    let [numbers, low, high] = lanes.0;
-    let d = [numbers, all(0), low, high];
-    let mut rows = Rows { a, b, c: [c[0], c[1]], d };
-    let mut memory = Memory { by_16: BY_16, by_8: BY_8, aside: c };
-    beside.stepping(|sums| {
-        for _ in 0..10 {
-            rows.column_round(&mut memory);
-            sums.advance();
-            rows.diagonal_round(&mut memory);
-            sums.advance();
+/// ChaCha20 under a key. The assembly of the rounds knows at which offsets the first fields are.
+#[derive(ZeroizeOnDrop)]
+#[repr(C, align(32))]
+pub(super) struct ChaCha20 {
+    /// Which byte of its half each byte becomes: words rotated to the left by 16 bits.
+    by_16: [[u8; 16]; 2],
+    /// Words rotated to the left by 8 bits.
+    by_8: [[u8; 16]; 2],
+    /// The last word of the third row, while rounds are done.
+    c3: __m256i,
+    /// The first three rows before the first round.
+    start: [[__m256i; 4]; 3],
+}
+
+const _: () = {
+    assert!(offset_of!(ChaCha20, by_16) == 0 && offset_of!(ChaCha20, by_8) == 32);
+    assert!(offset_of!(ChaCha20, c3) == 64);
+};
+
+impl ChaCha20 {
+    #[target_feature(enable = "avx2,bmi2")]
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        let mut words = [[_mm256_setzero_si256(); 4]; 2];
+        for (word, bytes) in words.as_flattened_mut().iter_mut().zip(key.as_chunks().0) {
+            *word = all(u32::from_le_bytes(*bytes));
         }
-    });
-    let sum = |mixed: [__m256i; 4], start: [__m256i; 4]| {
-        let ([m0, m1, m2, m3], [s0, s1, s2, s3]) = (mixed, start);
-        [
-            _mm256_add_epi32(m0, s0),
-            _mm256_add_epi32(m1, s1),
-            _mm256_add_epi32(m2, s2),
-            _mm256_add_epi32(m3, s3),
-        ]
-    };
-    let [x0, x1, x2, x3] = sum(rows.a, a);
-    let [x4, x5, x6, x7] = sum(rows.b, b);
-    let [_, _, c2, c3] = memory.aside;
-    let [x8, x9, x10, x11] = sum([rows.c[0], rows.c[1], c2, c3], c);
-    let [x12, x13, x14, x15] = sum(rows.d, d);
-    let former = transposed([x0, x1, x2, x3, x4, x5, x6, x7]);
-    for (block, words) in text.iter_mut().zip(former) {
-        exclusive_or(block, 0, words);
+        let [b, c] = words;
+        Self {
+            by_16: [[2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13]; 2],
+            by_8: [[3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14]; 2],
+            c3: _mm256_setzero_si256(),
+            start: [CONSTANTS.map(|word| all(word)), b, c],
+        }
     }
-    let latter = transposed([x8, x9, x10, x11, x12, x13, x14, x15]);
-    for (block, words) in text.iter_mut().zip(latter) {
-        exclusive_or(block, 32, words);
+
+    /// Exclusive or of a text and eight blocks of the key stream. A sum goes on beside that, by the 30 blocks that there is time for: twenty
+    /// rounds wait for themselves more than they fill the processor.
+    #[target_feature(enable = "avx2,bmi2")]
+    pub(super) fn apply<'a>(
+        &mut self,
+        lanes: &Lanes,
+        mut beside: Sum<'a>,
+        text: &mut [[u8; BLOCK]; LANES],
+    ) -> Sum<'a> {
+        let [a, b, [c0, c1, c2, c3]] = self.start;
+        let [numbers, low, high] = lanes.0;
+        let d = [numbers, _mm256_setzero_si256(), low, high];
+        let mut rows = Rows { a, b, c: [c0, c1, c2], d };
+        self.c3 = c3;
+        for _ in 0..10 {
+            rows.column_round(self);
+            beside.advance(1);
+            rows.diagonal_round(self);
+            beside.advance(2);
+        }
+        let [a, b, c] = self.start;
+        let [x0, x1, x2, x3] = sums(rows.a, a);
+        let [x4, x5, x6, x7] = sums(rows.b, b);
+        let [c0, c1, c2] = rows.c;
+        let [x8, x9, x10, x11] = sums([c0, c1, c2, self.c3], c);
+        let [x12, x13, x14, x15] = sums(rows.d, d);
+        let former = transposed([x0, x1, x2, x3, x4, x5, x6, x7]);
+        for (block, words) in text.iter_mut().zip(former) {
+            exclusive_or(block, 0, words);
+        }
+        let latter = transposed([x8, x9, x10, x11, x12, x13, x14, x15]);
+        for (block, words) in text.iter_mut().zip(latter) {
+            exclusive_or(block, 32, words);
+        }
+        beside
     }
 }
 
-/// The four rows of the state, of eight blocks: a vector for each word.
+/// The four rows of the state, of eight blocks: a vector for each word. The last word of the third row is in [`ChaCha20`]: there are sixteen
+/// registers for the sixteen words, and rotations need one for themselves.
 struct Rows {
     a: [__m256i; 4],
     b: [__m256i; 4],
-    /// The two words of the third row that the next two quarter rounds need; the other two are aside. There are sixteen registers for the
-    /// sixteen words, and rotations need one for themselves.
-    c: [__m256i; 2],
+    c: [__m256i; 3],
     d: [__m256i; 4],
 }
 
-/// What the rounds have in memory, at offsets that their assembly knows.
-#[repr(C, align(32))]
-struct Memory {
-    by_16: [[u8; 16]; 2],
-    by_8: [[u8; 16]; 2],
-    /// Words of the third row.
-    aside: [__m256i; 4],
-}
-
-/// Which byte of its half each byte becomes: words rotated to the left by 16 bits.
-const BY_16: [[u8; 16]; 2] = [[2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13]; 2];
-
-/// Words rotated to the left by 8 bits.
-const BY_8: [[u8; 16]; 2] = [[3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14]; 2];
-
-const _: () = assert!(offset_of!(Memory, by_8) == 32 && offset_of!(Memory, aside) == 64);
-
-/// Two quarter rounds beside each other, on words a, b and d of each; their words c are in `{c0}` and `{c1}`, or in memory at first. In
-/// assembly, since the compiler keeps the patterns of the shuffles in registers, and then has too few for the words: it moves a dozen
-/// of them to and fro in each round, on the way that everything waits for.
-macro_rules! two_quarter_rounds {
-    (aside at $from0:literal, $from1:literal: $($words:tt)*) => {
+/// Half of a round: the four quarter rounds on these words side by side, so that the others go on where one waits for itself. The word that
+/// is in memory is in `t` meanwhile, which rotations need then.
+macro_rules! half_round {
+    ($pattern:literal, $left:literal, $right:literal, $($a:literal $b:literal $c:literal $d:literal),*) => {
         concat!(
-            two_quarter_rounds!(@half "0", "12", "20", concat!("ymmword ptr [{memory} + ", $from0, "]"),
-                concat!("ymmword ptr [{memory} + ", $from1, "]"), $($words)*),
-            two_quarter_rounds!(@half "32", "7", "25", "{c0}", "{c1}", $($words)*),
-        )
-    };
-    (at hand, then aside at $to0:literal, $to1:literal: $($words:tt)*) => {
-        concat!(
-            two_quarter_rounds!(@half "0", "12", "20", "{c0}", "{c1}", $($words)*),
-            two_quarter_rounds!(@half "32", "7", "25", "{c0}", "{c1}", $($words)*),
-            "vmovdqa ymmword ptr [{memory} + ", $to0, "], {c0}\n",
-            "vmovdqa ymmword ptr [{memory} + ", $to1, "], {c1}\n",
-        )
-    };
-    (@half $pattern:literal, $left:literal, $right:literal, $c0:expr, $c1:expr,
-        $a0:literal $b0:literal $d0:literal, $a1:literal $b1:literal $d1:literal) => {
-        concat!(
-            "vpaddd {", $a0, "}, {", $a0, "}, {", $b0, "}\n",
-            "vpaddd {", $a1, "}, {", $a1, "}, {", $b1, "}\n",
-            "vpxor {", $d0, "}, {", $d0, "}, {", $a0, "}\n",
-            "vpxor {", $d1, "}, {", $d1, "}, {", $a1, "}\n",
-            "vpshufb {", $d0, "}, {", $d0, "}, ymmword ptr [{memory} + ", $pattern, "]\n",
-            "vpshufb {", $d1, "}, {", $d1, "}, ymmword ptr [{memory} + ", $pattern, "]\n",
-            "vpaddd {c0}, {", $d0, "}, ", $c0, "\n",
-            "vpaddd {c1}, {", $d1, "}, ", $c1, "\n",
-            "vpxor {", $b0, "}, {", $b0, "}, {c0}\n",
-            "vpxor {", $b1, "}, {", $b1, "}, {c1}\n",
-            "vpslld {t0}, {", $b0, "}, ", $left, "\n",
-            "vpslld {t1}, {", $b1, "}, ", $left, "\n",
-            "vpsrld {", $b0, "}, {", $b0, "}, ", $right, "\n",
-            "vpsrld {", $b1, "}, {", $b1, "}, ", $right, "\n",
-            "vpor {", $b0, "}, {", $b0, "}, {t0}\n",
-            "vpor {", $b1, "}, {", $b1, "}, {t1}\n",
+            "vmovdqa {t}, ymmword ptr [{cipher} + 64]\n",
+            $("vpaddd {", $a, "}, {", $a, "}, {", $b, "}\n",)*
+            $("vpxor {", $d, "}, {", $d, "}, {", $a, "}\n",)*
+            $("vpshufb {", $d, "}, {", $d, "}, ymmword ptr [{cipher} + ", $pattern, "]\n",)*
+            $("vpaddd {", $c, "}, {", $c, "}, {", $d, "}\n",)*
+            $("vpxor {", $b, "}, {", $b, "}, {", $c, "}\n",)*
+            "vmovdqa ymmword ptr [{cipher} + 64], {t}\n",
+            $(
+                "vpslld {t}, {", $b, "}, ", $left, "\n",
+                "vpsrld {", $b, "}, {", $b, "}, ", $right, "\n",
+                "vpor {", $b, "}, {", $b, "}, {t}\n",
+            )*
         )
     };
 }
 
-/// A round of four quarter rounds.
+/// A round of four quarter rounds. In assembly, since the compiler keeps the patterns of the shuffles in registers, and then has too few for
+/// the words: it moves a dozen of them to and fro in each round, on the way that everything waits for.
 macro_rules! round {
-    ($rows:expr, $memory:expr, $first:expr, $second:expr) => {{
-        let Rows { a: [a0, a1, a2, a3], b: [b0, b1, b2, b3], c: [c0, c1], d: [d0, d1, d2, d3] } = $rows;
-        // SAFETY: it reads and writes `Memory`, within its bounds, and no other memory; and registers that are named.
+    ($rows:expr, $cipher:expr, $($words:tt)*) => {{
+        let Rows { a: [a0, a1, a2, a3], b: [b0, b1, b2, b3], c: [c0, c1, c2], d: [d0, d1, d2, d3] } = $rows;
+        // SAFETY: it reads and writes the first fields of `ChaCha20`, and no other memory; and registers that are named.
         unsafe {
             asm!(
-                $first,
-                $second,
+                half_round!("0", "12", "20", $($words)*),
+                half_round!("32", "7", "25", $($words)*),
                 a0 = inout(ymm_reg) *a0, a1 = inout(ymm_reg) *a1, a2 = inout(ymm_reg) *a2, a3 = inout(ymm_reg) *a3,
                 b0 = inout(ymm_reg) *b0, b1 = inout(ymm_reg) *b1, b2 = inout(ymm_reg) *b2, b3 = inout(ymm_reg) *b3,
-                c0 = inout(ymm_reg) *c0, c1 = inout(ymm_reg) *c1, t0 = out(ymm_reg) _, t1 = out(ymm_reg) _,
+                c0 = inout(ymm_reg) *c0, c1 = inout(ymm_reg) *c1, c2 = inout(ymm_reg) *c2, t = out(ymm_reg) _,
                 d0 = inout(ymm_reg) *d0, d1 = inout(ymm_reg) *d1, d2 = inout(ymm_reg) *d2, d3 = inout(ymm_reg) *d3,
-                memory = in(reg) std::ptr::from_mut::<Memory>($memory),
+                cipher = in(reg) std::ptr::from_mut::<ChaCha20>($cipher),
                 options(nostack, preserves_flags),
             );
         }
@@ -189,29 +184,24 @@ macro_rules! round {
 }
 
 impl Rows {
-    /// The words c of the first two columns are at hand before, those of the last two after it.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
-    fn column_round(&mut self, memory: &mut Memory) {
-        round!(
-            self,
-            memory,
-            two_quarter_rounds!(at hand, then aside at "64", "96": "a0" "b0" "d0", "a1" "b1" "d1"),
-            two_quarter_rounds!(aside at "128", "160": "a2" "b2" "d2", "a3" "b3" "d3")
-        );
+    fn column_round(&mut self, cipher: &mut ChaCha20) {
+        round!(self, cipher, "a0" "b0" "c0" "d0", "a1" "b1" "c1" "d1", "a2" "b2" "c2" "d2", "a3" "b3" "t" "d3");
     }
 
-    /// The other way round.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
-    fn diagonal_round(&mut self, memory: &mut Memory) {
-        round!(
-            self,
-            memory,
-            two_quarter_rounds!(at hand, then aside at "128", "160": "a0" "b1" "d3", "a1" "b2" "d0"),
-            two_quarter_rounds!(aside at "64", "96": "a2" "b3" "d1", "a3" "b0" "d2")
-        );
+    fn diagonal_round(&mut self, cipher: &mut ChaCha20) {
+        round!(self, cipher, "a0" "b1" "c2" "d3", "a1" "b2" "t" "d0", "a2" "b3" "c0" "d1", "a3" "b0" "c1" "d2");
     }
+}
+
+/// Words and words.
+#[inline]
+#[target_feature(enable = "avx2,bmi2")]
+fn sums([m0, m1, m2, m3]: [__m256i; 4], [s0, s1, s2, s3]: [__m256i; 4]) -> [__m256i; 4] {
+    [_mm256_add_epi32(m0, s0), _mm256_add_epi32(m1, s1), _mm256_add_epi32(m2, s2), _mm256_add_epi32(m3, s3)]
 }
 
 /// Rows for columns.

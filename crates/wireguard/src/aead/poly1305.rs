@@ -2,7 +2,7 @@
 //!
 //! No branch and no address depends on a key or on a text.
 
-use std::{iter::Zip, slice::Iter};
+use std::slice::Iter;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -30,7 +30,7 @@ struct State {
 impl Poly1305 {
     /// A sum under no key.
     pub(super) const fn unkeyed() -> Self {
-        Self { state: State { h: [0; 3], r: [0; 2], s: 0 }, pad: [0; 2] }
+        Self { state: State::UNKEYED, pad: [0; 2] }
     }
 
     /// A sum of nothing under a one-time key.
@@ -40,15 +40,20 @@ impl Poly1305 {
         Self { state: State { h: [0; 3], r, s: r[1] + (r[1] >> 2) }, pad: [pad0, pad1] }
     }
 
-    /// Adds bytes, padded with zeros to whole blocks.
-    pub(super) fn padded(&mut self, bytes: &[u8]) {
-        let (blocks, rest) = bytes.as_chunks();
-        self.state.blocks(blocks);
-        if !rest.is_empty() {
-            let mut block = [0; BLOCK];
-            block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            self.state.block(&block);
-        }
+    /// What adds blocks to this sum; [`Self::resume`] takes them over.
+    pub(super) fn adding<'a>(&self, blocks: &'a [[u8; BLOCK]]) -> Sum<'a> {
+        Sum { state: self.state, blocks: blocks.iter() }
+    }
+
+    /// Goes on from what blocks were added to.
+    pub(super) fn resume(&mut self, sum: &Sum<'_>) {
+        self.state.h = sum.state.h;
+    }
+
+    /// Adds the first bytes of a block, fewer than all, padded with zeros to a whole one.
+    pub(super) fn padded(&mut self, block: &[u8; BLOCK], bytes: usize) {
+        let wanted = (1_u128 << (8 * (bytes % BLOCK))) - 1;
+        self.state.block(&(u128::from_le_bytes(*block) & wanted).to_le_bytes());
     }
 
     /// Adds the lengths of associated data and text.
@@ -75,13 +80,7 @@ impl Poly1305 {
 }
 
 impl State {
-    /// Adds blocks.
-    fn blocks(&mut self, blocks: &[[u8; BLOCK]]) {
-        // A copy: else each step would wait for memory.
-        let mut state = *self;
-        blocks.iter().for_each(|block| state.block(block));
-        *self = state;
-    }
+    const UNKEYED: Self = Self { h: [0; 3], r: [0; 2], s: 0 };
 
     #[inline(always)]
     fn block(&mut self, block: &[u8; BLOCK]) {
@@ -108,75 +107,31 @@ impl State {
     }
 }
 
-/// Two sums that go on side by side: each waits for its multiplications, and the other fills the wait.
-pub(super) struct Pair<'a> {
-    states: [&'a mut State; 2],
-    blocks: Blocks<'a>,
-    /// What is to be added to one of them after that.
-    rest: [&'a [[u8; BLOCK]]; 2],
+/// A sum to which blocks are added step by step, beside other work.
+pub(super) struct Sum<'a> {
+    state: State,
+    /// What is still to be added.
+    blocks: Iter<'a, [u8; BLOCK]>,
 }
 
-/// What is still to be added to both: as many blocks to one as to the other.
-type Blocks<'a> = Zip<Iter<'a, [u8; BLOCK]>, Iter<'a, [u8; BLOCK]>>;
-
-impl<'a> Pair<'a> {
-    /// Sums to which blocks are to be added.
-    pub(super) fn new(sums: &'a mut [Poly1305; 2], blocks: [&'a [[u8; BLOCK]]; 2]) -> Self {
-        let even = blocks[0].len().min(blocks[1].len());
-        let rest = blocks.map(|blocks| blocks.get(even..).unwrap_or_default());
-        Self {
-            states: sums.each_mut().map(|sum| &mut sum.state),
-            blocks: blocks[0].iter().zip(blocks[1]),
-            rest,
-        }
+impl Sum<'_> {
+    /// Nothing is added to it.
+    pub(super) fn none() -> Self {
+        Self { state: State::UNKEYED, blocks: [].iter() }
     }
 
-    /// Lets them go on step by step, in registers: else each step would wait for memory.
+    /// Adds some blocks, or as many as there are.
     #[inline(always)]
-    pub(super) fn stepping(&mut self, work: impl FnOnce(&mut Steps<'a>)) {
-        let [one, two] = &mut self.states;
-        let mut steps = Steps { states: [**one, **two], blocks: self.blocks.clone() };
-        work(&mut steps);
-        ([one.h, two.h], self.blocks) = (steps.states.map(|state| state.h), steps.blocks);
-    }
-
-    /// Adds all that is left once [`Steps::advance`] has nothing to add any more; says whether so.
-    pub(super) fn end(&mut self) -> bool {
-        let ends = self.blocks.len() == 0;
-        if ends {
-            for (state, blocks) in self.states.iter_mut().zip(&mut self.rest) {
-                state.blocks(std::mem::take(blocks));
-            }
+    pub(super) fn advance(&mut self, blocks: usize) {
+        for _ in 0..blocks {
+            let Some(block) = self.blocks.next() else { return };
+            self.state.block(block);
         }
-        ends
     }
 
-    /// Adds all that is left.
-    pub(super) fn finish(&mut self) {
-        self.stepping(|steps| while steps.advance() {});
-        self.end();
-    }
-
-    /// How many blocks [`Steps::advance`] has still to add to each.
+    /// How many blocks are still to be added.
     pub(super) fn left(&self) -> usize {
         self.blocks.len()
-    }
-}
-
-/// The steps of a [`Pair`].
-pub(super) struct Steps<'a> {
-    states: [State; 2],
-    blocks: Blocks<'a>,
-}
-
-impl Steps<'_> {
-    /// Adds a block to each, while both have one.
-    #[inline(always)]
-    pub(super) fn advance(&mut self) -> bool {
-        let Some((one, two)) = self.blocks.next() else { return false };
-        self.states[0].block(one);
-        self.states[1].block(two);
-        true
     }
 }
 

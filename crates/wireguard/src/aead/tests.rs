@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use super::{
     HEADER, Message, TAG,
     batch::Batch,
-    chacha20::{self, Lanes},
+    chacha20::{ChaCha20, Lanes},
     nonce,
-    poly1305::{Pair, Poly1305},
+    poly1305::{Poly1305, Sum},
 };
 use crate::message::DataHeader;
 
@@ -24,23 +24,22 @@ fn hex(text: &str) -> Vec<u8> {
 
 fn poly1305(key: &[u8; 32], whole_blocks: &[u8]) -> [u8; TAG] {
     let mut sum = Poly1305::new(key);
-    sum.padded(whole_blocks);
+    let mut adding = sum.adding(whole_blocks.as_chunks().0);
+    adding.advance(usize::MAX);
+    sum.resume(&adding);
     sum.tag()
 }
 
 /// Eight blocks of the key stream of one message.
 fn stream(key: &[u8; 32], counter: u64, first: u32) -> [[u8; 64]; 8] {
     #[target_feature(enable = "avx2,bmi2")]
-    fn make(key: &[u32; 8], counter: u64, first: u32, out: &mut [[u8; 64]; 8]) {
-        let mut none = [Poly1305::unkeyed(), Poly1305::unkeyed()];
-        let lanes = Lanes::following(counter, first);
-        chacha20::apply(key, &lanes, &mut Pair::new(&mut none, [&[], &[]]), out);
+    fn make(key: &[u8; 32], counter: u64, first: u32, out: &mut [[u8; 64]; 8]) {
+        ChaCha20::new(key).apply(&Lanes::following(counter, first), Sum::none(), out);
     }
-    let words = std::array::from_fn(|n| u32::from_le_bytes(key[4 * n..4 * n + 4].try_into().unwrap()));
     let mut out = [[0; 64]; 8];
     kernel();
     // SAFETY: `kernel` has found AVX2 and BMI2.
-    unsafe { make(&words, counter, first, &mut out) };
+    unsafe { make(key, counter, first, &mut out) };
     out
 }
 
