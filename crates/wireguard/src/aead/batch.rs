@@ -4,6 +4,8 @@
 //! the ends of long ones. The sum of a message goes on beside that: when sealing, of one that is encrypted already; when opening, of the
 //! next one to be decrypted. So nothing that is not authentic is ever decrypted.
 
+use std::ops::Range;
+
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -21,6 +23,9 @@ const AT_ONCE: usize = 64;
 
 /// So many messages are worth it (`examples/aead.rs`).
 const FEW: usize = 8;
+
+/// So many blocks are not left to be summed beside something else.
+const LITTLE: usize = 8;
 
 /// This processor has what is needed.
 #[derive(Clone, Copy)]
@@ -65,8 +70,8 @@ fn seal(key: &[u8; 32], messages: &mut [Message<'_>]) {
         loop {
             // Whatever is before is encrypted.
             let (ready, others) = messages.split_at_mut(at.message);
-            if let Some((lanes, text)) = others.first_mut().and_then(|message| at.take_long(message)) {
-                sums.advance(ready.get(sums.done), |sum| stream.apply(&lanes, sum, text));
+            if let Some(long) = others.first_mut().and_then(|message| at.take_long(message)) {
+                sums.advance(ready.get(sums.done), |sum| stream.apply(long, sum));
             } else {
                 let run = Run::from(Place { message: 0, ..at }, others, |_| true);
                 if run.spans().is_empty() {
@@ -96,8 +101,8 @@ fn open(key: &[u8; 32], messages: &mut [Message<'_>]) {
             // Whatever has no tag yet is not decrypted.
             let (summed, others) = messages.split_at_mut(sums.done);
             let opened = summed.get_mut(at.message).filter(|message| message.opened);
-            if let Some((lanes, text)) = opened.and_then(|message| at.take_long(message)) {
-                sums.advance(others.first(), |sum| stream.apply(&lanes, sum, text));
+            if let Some(long) = opened.and_then(|message| at.take_long(message)) {
+                sums.advance(others.first(), |sum| stream.apply(long, sum));
                 sums.settle(messages, compare_tag);
                 continue;
             }
@@ -135,14 +140,18 @@ impl Stream {
         Self { cipher: ChaCha20::new(key), made: Zeroizing::new([[0; BLOCK]; LANES]) }
     }
 
-    /// Encrypts, or decrypts, up to eight blocks that follow each other; the last one may be of any multiple of 16 bytes.
+    /// Encrypts, or decrypts, blocks that follow each other.
     #[target_feature(enable = "avx2,bmi2")]
-    fn apply<'a>(&mut self, lanes: &Lanes, beside: Sum<'a>, text: &mut [u8]) -> Sum<'a> {
-        if let Some(text) = text.as_chunks_mut().0.first_chunk_mut() {
-            return self.cipher.apply(lanes, beside, text);
+    fn apply<'a>(&mut self, Long { nonce, blocks, text }: Long<'_>, mut beside: Sum<'a>) -> Sum<'a> {
+        for (first, text) in blocks.step_by(LANES).zip(text.chunks_mut(LANES * BLOCK)) {
+            let lanes = Lanes::following(nonce, stream_block(first));
+            if let Some(text) = text.as_chunks_mut().0.first_chunk_mut() {
+                beside = self.cipher.apply(&lanes, beside, text);
+            } else {
+                beside = self.make(&lanes, beside);
+                exclusive_or(text, self.made.as_flattened());
+            }
         }
-        let beside = self.make(lanes, beside);
-        exclusive_or(text, self.made.as_flattened());
         beside
     }
 
@@ -182,19 +191,36 @@ struct Place {
     block: usize,
 }
 
+/// So many blocks at most are a [`Long`]: meanwhile, 90 blocks are added to a sum, of as long a text.
+const LONG: usize = 3 * LANES;
+
+/// Blocks of one text that need no [`Run`]: no lane is left idle, or one at the end.
+struct Long<'a> {
+    nonce: u64,
+    blocks: Range<usize>,
+    text: &'a mut [u8],
+}
+
 impl Place {
-    /// The next eight blocks of the message here, or the last seven: where there are so many, no [`Run`] is needed.
-    #[target_feature(enable = "avx2,bmi2")]
-    fn take_long<'a>(&mut self, message: &'a mut Message<'_>) -> Option<(Lanes, &'a mut [u8])> {
-        let left = blocks(message).checked_sub(self.block).filter(|left| *left >= LANES - 1)?;
-        let lanes = Lanes::following(message.parsed.counter, stream_block(self.block));
-        let text = rest(message, self.block);
-        if left <= LANES {
-            *self = Self { message: self.message + 1, block: 0 };
-        } else {
-            self.block += LANES;
+    /// The next blocks of the message here, if they are many.
+    fn take_long<'a>(&mut self, message: &'a mut Message<'_>) -> Option<Long<'a>> {
+        let left = blocks(message).saturating_sub(self.block);
+        let taken = match left.min(LONG) {
+            taken if taken % LANES == LANES - 1 => taken,
+            taken => taken - taken % LANES,
+        };
+        if taken == 0 {
+            return None;
         }
-        Some((lanes, text))
+        let (nonce, blocks) = (message.parsed.counter, self.block..self.block + taken);
+        let text = rest(message, self.block);
+        *self = if taken == left {
+            Self { message: self.message + 1, block: 0 }
+        } else {
+            Self { block: blocks.end, ..*self }
+        };
+        let length = text.len().min(taken * BLOCK);
+        Some(Long { nonce, blocks, text: text.get_mut(..length)? })
     }
 }
 
@@ -297,7 +323,11 @@ impl Sums {
             return;
         };
         let blocks = text(message).as_chunks().0;
-        let adding = go_on(sum.adding(blocks.get(self.added..).unwrap_or_default()));
+        let mut adding = go_on(sum.adding(blocks.get(self.added..).unwrap_or_default()));
+        // So that the next sum has all of the next time.
+        if adding.left() <= LITTLE {
+            adding.advance(LITTLE);
+        }
         sum.resume(&adding);
         self.added = blocks.len() - adding.left();
     }
