@@ -27,6 +27,8 @@ pub struct Counters {
     pub filtered: u64,
     /// Packets from this host that are longer than the path to the peer takes.
     pub too_big: u64,
+    /// This host's own datagrams to a peer that a route leads into the tunnel to that peer.
+    pub looped: u64,
 }
 
 impl AddAssign for Counters {
@@ -43,6 +45,7 @@ impl AddAssign for Counters {
             not_for_us,
             filtered,
             too_big,
+            looped,
         } = other;
         self.no_peer += no_peer;
         self.not_admitted += not_admitted;
@@ -55,5 +58,6 @@ impl AddAssign for Counters {
         self.not_for_us += not_for_us;
         self.filtered += filtered;
         self.too_big += too_big;
+        self.looped += looped;
     }
 }

@@ -81,12 +81,15 @@ pub struct Device {
 impl Device {
     /// A device without peers.
     pub fn new(secret: &WireGuardSecret, outside: impl Outside + 'static) -> Self {
+        let mut surroundings = Surroundings::new(outside);
+        let mut anywhere = [0; 4];
+        surroundings.random(&mut anywhere);
         Self {
-            surroundings: Surroundings::new(outside),
+            surroundings,
             keys: OwnKeys::new(secret),
             peers: BTreeMap::new(),
             replaced: BTreeMap::new(),
-            slots: Slots::default(),
+            slots: Slots::new(u32::from_ne_bytes(anywhere)),
             waiting: Waiting::default(),
             next_tick: None,
             forwarder: Forwarder::new(Own::Prefixes(AllowedIps::default())),
@@ -533,8 +536,11 @@ impl Device {
             .shake_hands(from, incoming, &mut self.surroundings, now)
             .inspect_err(|reason| tracing::trace!(from = %from.remote, ?message, %reason, "datagram refused"))
             .ok()?;
-        if message == MessageType::Initiation && tunnel.peer == key {
-            peer.heard = tunnel.heard().map(|when| (tunnel.own, when));
+        if message == MessageType::Initiation
+            && tunnel.peer == key
+            && let (own, Some(when)) = (tunnel.own, tunnel.heard())
+        {
+            peer.note_heard(own, when);
         }
         peer.transfer.messages.receive(length as u64);
         self.follow_up(key, slot, now);

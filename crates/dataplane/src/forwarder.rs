@@ -27,7 +27,7 @@ use crate::{
     mss,
     offload::{Coalesced, Coalescer, Segments, VnetHeader},
     outbox::{MAX_DATAGRAM, Outbox, Transmit, Unsealed},
-    packet::{addresses, unpadded},
+    packet::{addresses, udp, unpadded},
     too_big::TooBig,
 };
 
@@ -320,6 +320,12 @@ impl Forwarder {
             self.counters.filtered += 1;
             return None;
         }
+        if let Some(sending) = self.links.get_mut(&peer).and_then(|link| link.sending.as_mut())
+            && is_own_datagram(packet, sending)
+        {
+            self.counters.looped += 1;
+            return None;
+        }
         if let Some(mtu) = self.links.get(&peer).and_then(|link| link.path_mtu)
             && segments.next_length().is_some_and(|length| length > mtu.into())
         {
@@ -522,6 +528,15 @@ impl Own {
 }
 
 /// One more thing to tell; with what was last to be told, where that says it too.
+/// Whether a packet of this host is a message of the very session that it would be sealed in, on its way to the peer: a route leads the tunnel
+/// into itself, and what is sent once would be sent for ever.
+fn is_own_datagram(packet: &[u8], sending: &mut Sending) -> bool {
+    let Some((to, payload)) = udp(packet) else { return false };
+    MessageType::of(payload) == Ok(MessageType::Data)
+        && message::receiver(payload) == Some(sending.key.receiver())
+        && sending.to.get().map(|endpoint| (endpoint.remote.ip(), endpoint.remote.port())) == Some(to)
+}
+
 fn push(reports: &mut Vec<Report>, report: Report) {
     match (reports.last_mut(), &report) {
         (Some(Report::Sent { peer, tunnel, at }), Report::Sent { peer: of, tunnel: through, at: now })

@@ -20,6 +20,7 @@ mod own_keys;
 mod packet;
 mod peer;
 mod place;
+mod rate;
 mod slots;
 mod too_big;
 mod tunnel;

@@ -12,7 +12,7 @@ use carrick_wireguard::{
     message::{self, COOKIE_REPLY, Initiation, MessageType},
 };
 
-use crate::outside::Surroundings;
+use crate::{outside::Surroundings, rate::RateLimiter};
 
 /// For so long after a rotation messages for the former key are taken: WireGuard's reject-after-time (whitepaper, section 6.1), as
 /// long as a session lives that was made just before.
@@ -40,6 +40,8 @@ pub(crate) struct OwnKey {
     checker: CookieChecker,
     /// How many handshake messages came in the second that began then.
     handshakes: (u32, Option<Instant>),
+    /// How many of them each sender may have while there are too many.
+    limiter: RateLimiter,
 }
 
 impl OwnKey {
@@ -51,6 +53,7 @@ impl OwnKey {
             public,
             checker: CookieChecker::new(&public),
             handshakes: (0, None),
+            limiter: RateLimiter::default(),
         }
     }
 
@@ -69,6 +72,9 @@ impl OwnKey {
         if let Admission::Challenge(reply) = self.checker.check(from, datagram, load, now, &mut random)? {
             return Ok(Claim::Challenge(reply));
         }
+        if load == Load::Heavy && !self.limiter.allows(from.ip(), now) {
+            return Err(Refused::TooFast);
+        }
         if message == MessageType::Initiation {
             Initiation::parse(datagram)
                 .and_then(|initiation| self.identity.identify(initiation))
@@ -83,6 +89,7 @@ impl OwnKey {
         let (count, since) = &mut self.handshakes;
         if since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
             (*count, *since) = (0, Some(now));
+            self.limiter.expire(now);
         }
         *count = count.saturating_add(1);
         if *count > HANDSHAKES_PER_SECOND { Load::Heavy } else { Load::Light }

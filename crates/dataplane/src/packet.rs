@@ -49,6 +49,22 @@ pub fn flow_hash(packet: &[u8]) -> Option<u32> {
     Some(mixed.wrapping_mul(0x9e37_79b1) >> 16)
 }
 
+/// Where a UDP datagram (RFC 768) goes and what is in it; `None` where a packet is none, or not the beginning of one, or has IPv6 extension headers.
+pub(crate) fn udp(packet: &[u8]) -> Option<((IpAddr, u16), &[u8])> {
+    const UDP: u8 = 17;
+    let header = match packet.first()? >> 4 {
+        4 if *packet.get(9)? == UDP && packet.get(6)? & 0x1f == 0 && *packet.get(7)? == 0 => {
+            usize::from(packet.first()? & 0xf) * 4
+        }
+        6 if *packet.get(6)? == UDP => 40,
+        _ => return None,
+    };
+    let destination = addresses(packet)?.destination;
+    let (ports, payload) = packet.get(header..)?.split_first_chunk::<8>()?;
+    let port = u16::from_be_bytes([ports[2], ports[3]]);
+    Some(((destination, port), payload))
+}
+
 /// A packet without what follows it: its padding. `None` where the bytes are less than it says it has.
 pub(crate) fn unpadded(text: &[u8]) -> Option<&[u8]> {
     let length =

@@ -27,6 +27,9 @@ pub(crate) const REPLACED_KEY_LIFE: Duration = Duration::from_secs(60);
 /// Former tunnels that a peer may have: what several changes of keys in a row leave. The oldest goes first.
 const MAX_FORMER: usize = 4;
 
+/// For so many keys of this node it is known when a peer was last heard of: an administrator may take a former one again.
+const MAX_HEARD: usize = 8;
+
 /// What is known of a peer before there is a tunnel to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerConfig {
@@ -53,9 +56,9 @@ pub(crate) struct Peer {
     pub(crate) current: Option<Tunnel>,
     /// The tunnels under other keys, newest first.
     pub(crate) former: Vec<Former>,
-    /// When the last initiation that was taken was made, and for which key of this node: a tunnel takes none that is older, though
-    /// another one took it.
-    pub(crate) heard: Option<(WireGuardKey, Tai64N)>,
+    /// When the last initiation that was taken was made, for each of the last keys of this node, newest first: a tunnel takes none that is
+    /// older, though another one took it.
+    pub(crate) heard: Vec<(WireGuardKey, Tai64N)>,
     /// What went to and fro, under whichever key.
     pub(crate) transfer: Arc<Transfer>,
     /// How long a packet to it may be, where the interface takes longer ones.
@@ -72,7 +75,7 @@ impl Peer {
             config,
             current: None,
             former: Vec::new(),
-            heard: None,
+            heard: Vec::new(),
             transfer: Arc::default(),
             path_mtu: None,
             settings: None,
@@ -107,7 +110,14 @@ impl Peer {
 
     /// When the last initiation was made that was taken for a key of this node.
     pub(crate) fn heard(&self, own: &WireGuardKey) -> Option<Tai64N> {
-        self.heard.filter(|(key, _)| key == own).map(|(_, when)| when)
+        self.heard.iter().find(|(key, _)| key == own).map(|(_, when)| *when)
+    }
+
+    /// An initiation was taken for a key of this node.
+    pub(crate) fn note_heard(&mut self, own: WireGuardKey, when: Tai64N) {
+        self.heard.retain(|(key, _)| *key != own);
+        self.heard.insert(0, (own, when));
+        self.heard.truncate(MAX_HEARD);
     }
 
     /// Whether there is a tunnel to send through.

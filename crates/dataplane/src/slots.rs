@@ -8,7 +8,7 @@ use carrick_types::WireGuardKey;
 const SLOTS: u32 = 1 << 24;
 
 /// The peer of each tunnel, by the upper 24 bits of the receiver indices that the tunnel hands out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slots {
     taken: BTreeMap<u32, WireGuardKey>,
     /// The last slot that was taken: it comes again last.
@@ -16,9 +16,14 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
+    /// The slots of a device: the first one that it takes is anywhere, so that others do not know which ones it has.
+    pub(crate) fn new(anywhere: u32) -> Self {
+        Self { taken: BTreeMap::new(), last: anywhere % SLOTS }
+    }
+
     /// A slot for a tunnel with a peer; `None` where all are taken.
     pub(crate) fn take(&mut self, peer: WireGuardKey) -> Option<u32> {
-        let next = self.last + 1;
+        let next = (self.last + 1) % SLOTS;
         let slot = (next..SLOTS).chain(0..next).find(|slot| !self.taken.contains_key(slot))?;
         self.taken.insert(slot, peer);
         self.last = slot;

@@ -35,7 +35,7 @@ pub(crate) struct Tunnel {
     engine: Box<carrick_wireguard::Tunnel>,
     /// The upper 24 bits of the receiver indices that this tunnel hands out.
     pub(crate) slot: u32,
-    /// The lower 8 bits of the next one. A tunnel has few at a time, so that none is in use when they begin anew.
+    /// The lower 8 bits of the next one, unless that is in use. A tunnel has few at a time.
     next_index: u8,
     /// The key of this node.
     pub(crate) own: WireGuardKey,
@@ -152,8 +152,8 @@ impl Tunnel {
     ) -> Result<usize, Refused> {
         let length = match handshake {
             Handshake::Initiation(identified) => {
-                let (slot, next_index) = (self.slot, &mut self.next_index);
-                let mut indices = || index(slot, next_index);
+                let (slot, next_index, used) = (self.slot, &mut self.next_index, used(&self.engine));
+                let mut indices = || index(slot, next_index, &used);
                 surroundings
                     .with(now, &mut indices, |context| self.engine.handle_initiation(*identified, context))?;
                 INITIATION
@@ -199,9 +199,9 @@ impl Tunnel {
         surroundings: &mut Surroundings,
         now: Instant,
     ) -> Option<Transmit> {
-        let (slot, next_index) = (self.slot, &mut self.next_index);
+        let (slot, next_index, used) = (self.slot, &mut self.next_index, used(&self.engine));
         let engine = &mut self.engine;
-        surroundings.with(now, &mut || index(slot, next_index), |context| engine.poll_transmit(context))
+        surroundings.with(now, &mut || index(slot, next_index, &used), |context| engine.poll_transmit(context))
     }
 
     /// Shares a secret with the peer from the next handshake on.
@@ -225,7 +225,7 @@ impl Tunnel {
         }
         self.take_events(now);
         // One that was made for an initiation that it refused has nothing to wait for.
-        self.expired |= self.engine.poll_timeout().is_none();
+        self.expired |= self.engine.is_at_rest();
         if std::mem::take(&mut self.looking) || (wanted && self.repeats_first_contact(now)) {
             self.engine.look(now);
         }
@@ -269,8 +269,46 @@ impl Tunnel {
     }
 }
 
-fn index(slot: u32, next: &mut u8) -> u32 {
-    let index = slot << 8 | u32::from(*next);
-    *next = next.wrapping_add(1);
-    index
+/// The next of the tunnel's indices that is not in use.
+fn index(slot: u32, next: &mut u8, used: &[u64; 4]) -> u32 {
+    loop {
+        let number = *next;
+        *next = next.wrapping_add(1);
+        let (word, bit) = place(number);
+        if used.get(word).is_none_or(|used| used & bit == 0) {
+            return slot << 8 | u32::from(number);
+        }
+    }
+}
+
+/// Which of the numbers of a tunnel are in use: a bit for each.
+fn used(engine: &carrick_wireguard::Tunnel) -> [u64; 4] {
+    let mut used = [0; 4];
+    for index in engine.indices() {
+        let (word, bit) = place(index as u8);
+        if let Some(used) = used.get_mut(word) {
+            *used |= bit;
+        }
+    }
+    used
+}
+
+/// Where the bit of a number is.
+const fn place(number: u8) -> (usize, u64) {
+    (number as usize / 64, 1 << (number % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_is_in_use_is_not_given_again() {
+        let mut next = 250;
+        let mut used = [0; 4];
+        used[0] = 0b101;
+        used[3] = 1 << 63;
+        let given: Vec<_> = (0..8).map(|_| index(7, &mut next, &used) - (7 << 8)).collect();
+        assert_eq!(given, [250, 251, 252, 253, 254, 1, 3, 4]);
+    }
 }

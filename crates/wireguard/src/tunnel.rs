@@ -431,6 +431,12 @@ impl Tunnel {
         self.timers.next(self.sessions.next_expiry())
     }
 
+    /// Whether there is nothing to wait for, and nothing to send.
+    pub fn is_at_rest(&self) -> bool {
+        let has_something = self.response.is_some() || self.initiation_due || self.keepalive_due;
+        !has_something && self.poll_timeout().is_none()
+    }
+
     /// The key that packets are sealed with, if there is one that may be used.
     pub fn sending(&self, now: Instant) -> Option<&Arc<SendKey>> {
         self.sessions.current().map(|session| &session.send).filter(|key| key.check(now).is_ok())
@@ -439,6 +445,12 @@ impl Tunnel {
     /// The keys that messages are opened with.
     pub fn receiving(&self) -> impl Iterator<Item = &Arc<ReceiveKey>> {
         self.sessions.iter().map(|session| &session.receive)
+    }
+
+    /// The indices of this tunnel that are in use.
+    pub fn indices(&self) -> impl Iterator<Item = u32> {
+        let pending = self.pending.as_ref().map(|pending| pending.initiated.index);
+        self.receiving().map(|key| key.index()).chain(pending)
     }
 
     /// Whether an initiation of this host waits for its answer.

@@ -286,6 +286,138 @@ fn junk_with_a_right_first_mac_makes_peers_prove_where_they_are_for_a_second() {
 }
 
 #[test]
+fn whoever_has_proved_its_address_still_may_not_begin_as_many_handshakes_as_it_likes() {
+    let (mut one, mut two) = pair();
+    let begun = Instant::now_for_tests();
+    let junk_comes = |two: &mut Host, junk: &[u8], now| {
+        for _ in 0..101 {
+            two.handle_datagram("198.51.100.7:9".parse().unwrap(), junk, now);
+        }
+        std::iter::from_fn(|| two.poll_transmit()).for_each(drop);
+    };
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), begun);
+    let junk = one.poll_transmit().unwrap().payload;
+    junk_comes(&mut two, &junk, begun);
+    two.handle_datagram(ONE.parse().unwrap(), &junk, begun);
+    let cookie = two.poll_transmit().unwrap();
+    one.handle_datagram(TWO.parse().unwrap(), &cookie.payload, begun);
+    // The next initiation has the cookie.
+    let mut now = begun;
+    let initiation = loop {
+        now += TICK;
+        assert!(now < begun + Duration::from_secs(9), "no second initiation");
+        one.handle_timeout(now);
+        if let Some(transmit) = one.poll_transmit().filter(|transmit| transmit.payload.len() == 148)
+            && now > begun + Duration::from_secs(5)
+        {
+            break transmit.payload;
+        }
+    };
+    junk_comes(&mut two, &junk, now);
+    let Host { device: Device { keys, surroundings, .. }, .. } = &mut two;
+    let mut admitted = |from: &str, now| {
+        let claim =
+            keys.claim(from.parse().unwrap(), MessageType::Initiation, &initiation, surroundings, now);
+        matches!(claim, Claim::Initiation(_))
+    };
+    assert_eq!((0..100).filter(|_| admitted(ONE, now)).count(), 5);
+    assert!(!admitted("192.0.2.1:1", now), "and none without a cookie");
+    assert_eq!((0..100).filter(|_| admitted(ONE, now + Duration::from_millis(50))).count(), 1);
+}
+
+#[test]
+fn a_first_initiation_that_is_lost_is_repeated_for_a_minute_and_a_half_after_the_last_packet() {
+    let (mut one, mut two) = pair();
+    let begun = Instant::now_for_tests();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), begun);
+    let mut sent = vec![];
+    let mut now = begun;
+    while one.poll_timeout().is_some() {
+        for transmit in std::iter::from_fn(|| one.poll_transmit()) {
+            assert_eq!(transmit.payload.len(), 148);
+            sent.push(now - begun);
+        }
+        now += TICK;
+        one.handle_timeout(now);
+    }
+    let after_seconds = sent.iter().filter(|sent| **sent >= Duration::from_secs(5)).count();
+    assert!((15..=18).contains(&after_seconds), "{sent:?}");
+    assert!(sent.last().unwrap() > &Duration::from_secs(80), "{sent:?}");
+    assert_eq!(one.counters().unanswered, 1);
+    // And the one that is not lost brings the packet there, however late.
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    std::iter::from_fn(|| one.poll_transmit()).for_each(drop);
+    let lost_until = now + Duration::from_secs(20);
+    while two.poll_packet().is_none() {
+        now += TICK;
+        assert!(now < lost_until + Duration::from_secs(6), "no handshake");
+        one.handle_timeout(now);
+        if now < lost_until {
+            std::iter::from_fn(|| one.poll_transmit()).for_each(drop);
+        } else {
+            exchange(&mut one, &mut two, now);
+        }
+    }
+}
+
+#[test]
+fn a_message_of_this_host_that_a_route_leads_into_its_own_tunnel_is_not_sealed_again() {
+    let (mut one, mut two, now) = connected();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    let sealed = one.poll_transmit().unwrap();
+    let SocketAddr::V4(to) = sealed.to else { panic!("it is an IPv4 address") };
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16", "192.0.2.0/24"], &[TWO]));
+    let looped = |to: std::net::Ipv4Addr, port: u16, payload: &[u8]| {
+        let mut packet = packet([192, 0, 2, 1], to.octets());
+        packet[9] = 17;
+        packet[2..4].copy_from_slice(&(28 + payload.len() as u16).to_be_bytes());
+        packet[20..22].copy_from_slice(&51820_u16.to_be_bytes());
+        packet[22..24].copy_from_slice(&port.to_be_bytes());
+        packet[24..26].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+        packet.extend(payload);
+        packet
+    };
+    one.handle_packet(&looped(*to.ip(), to.port(), &sealed.payload), now);
+    assert_eq!((one.poll_transmit(), one.counters().looped), (None, 1));
+    // Another tunnel through this one is none of that: another session, or to somewhere else.
+    let mut other = sealed.payload.clone();
+    other[4] ^= 1;
+    for packet in [
+        looped(*to.ip(), to.port(), &other),
+        looped(*to.ip(), to.port() + 1, &sealed.payload),
+        looped("192.0.2.9".parse().unwrap(), to.port(), &sealed.payload),
+    ] {
+        one.handle_packet(&packet, now);
+        assert_eq!(exchange(&mut one, &mut two, now), 1);
+    }
+    assert_eq!(one.counters().looped, 1);
+}
+
+#[test]
+fn a_replayed_initiation_is_refused_though_keys_went_and_came_back_since() {
+    let (mut one, mut two, mut now) = connected();
+    let mut shake = |one: &mut Host, two: &mut Host| {
+        now += Duration::from_secs(10);
+        one.set_peer(two.keys.current.public, peer(&["10.2.0.0/16"], &[TWO]));
+        one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+        let initiation = one.poll_transmit().unwrap();
+        two.handle_datagrams(ONE.parse().unwrap(), &initiation.payload, initiation.segment, now);
+        exchange(one, two, now);
+        assert!(two.poll_packet().is_some());
+        one.remove_peer(&two.keys.current.public);
+        (initiation.payload, now)
+    };
+    one.remove_peer(&secret(2).public());
+    let (initiation, now) = shake(&mut one, &mut two);
+    two.rotate(&secret(3), now);
+    let (_, now) = shake(&mut one, &mut two);
+    two.rotate(&secret(2), now);
+    let refused = two.counters().refused;
+    two.handle_datagram("198.51.100.7:9".parse().unwrap(), &initiation, now + Duration::from_secs(1));
+    assert_eq!((two.poll_transmit(), two.counters().refused), (None, refused + 1));
+}
+
+#[test]
 fn a_packet_is_padded_to_sixteen_bytes_but_not_beyond_the_mtu() {
     let (mut one, mut two, now) = connected();
     one.set_mtu(1_281);
