@@ -57,9 +57,7 @@ pub enum TunError {
     )]
     Denied,
     /// The name belongs to another interface.
-    #[error(
-        "there is an interface called {0} already: stop what made it, or choose another name with --interface"
-    )]
+    #[error("there is an interface called {0} already: stop what made it, or choose another name")]
     Taken(String),
     /// The name cannot be one.
     #[error("{0:?} cannot be the name of an interface: use 1 to 15 letters, digits, '-', '_' or '.'")]
@@ -182,6 +180,8 @@ fn open_device(name: &str) -> Result<File, TunError> {
 fn attach_error(name: &str, errno: Errno) -> TunError {
     if errno == Errno::EPERM {
         TunError::Denied
+    } else if errno == Errno::EINVAL && if_nametoindex(name).is_err() {
+        TunError::Name(name.to_owned())
     } else if [Errno::EBUSY, Errno::EINVAL].contains(&errno) {
         TunError::Taken(name.to_owned())
     } else {

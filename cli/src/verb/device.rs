@@ -2,10 +2,10 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{CStr, OsString},
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -19,6 +19,9 @@ use crate::runtime;
 
 /// The name under which the binary is this verb: `wg-quick` passes nothing but the interface's name.
 const LINK: &str = "carrick-device";
+
+/// What the process in the background is called.
+const NAME: &CStr = c"carrick";
 
 /// Set for the process that stays when its parent leaves. The parent waits at its stdout until the device is there.
 const DETACHED: &str = "CARRICK_DEVICE_DETACHED";
@@ -55,10 +58,13 @@ impl Device {
         let detached = env::var_os(DETACHED).is_some();
         if detached {
             nix::unistd::setsid().context("cannot leave the terminal")?;
+            // It was started as /proc/self/exe.
+            nix::sys::prctl::set_name(NAME).context("cannot name the process")?;
         } else if !self.foreground && env::var_os("WG_PROCESS_FOREGROUND").is_none_or(|value| value != "1") {
             return self.detach();
         }
-        let ready = || if detached { leave_parent(self.log_file.as_deref()) } else { Ok(()) };
+        let log = if detached { Some(open_log(self.log_file.as_deref())?) } else { None };
+        let ready = || log.map_or(Ok(()), |log| leave_parent(&log));
         runtime::serve(async |shutdown| {
             Ok(stand_alone::run(&self.interface, self.shards, ready, shutdown).await?)
         })
@@ -67,7 +73,7 @@ impl Device {
     /// Starts this program again, and returns when the device is there. Why it is not, the other process says.
     fn detach(&self) -> Result<()> {
         let mut command = Command::new("/proc/self/exe");
-        command.args(["device", "--foreground"]).env(DETACHED, "1");
+        command.arg0("carrick").args(["device", "--foreground"]).env(DETACHED, "1");
         command.arg("--shards").arg(self.shards.to_string());
         if let Some(log_file) = &self.log_file {
             command.arg("--log-file").arg(log_file);
@@ -89,18 +95,21 @@ impl Device {
 /// What the process that stays says to its parent.
 const READY: &[u8] = b"ready";
 
+/// Where what is logged goes: to this file, or nowhere.
+fn open_log(file: Option<&Path>) -> Result<File> {
+    let path = file.unwrap_or(Path::new("/dev/null"));
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    log.with_context(|| format!("cannot log to {}", path.display()))
+}
+
 /// Lets the parent go, with everything that this process has of it.
-fn leave_parent(log_file: Option<&Path>) -> io::Result<()> {
-    let log = match log_file {
-        Some(path) => OpenOptions::new().append(true).create(true).mode(0o600).open(path)?,
-        None => File::options().write(true).open("/dev/null")?,
-    };
+fn leave_parent(log: &File) -> io::Result<()> {
     env::set_current_dir("/")?;
     let mut stdout = io::stdout();
     stdout.write_all(READY)?;
     stdout.flush()?;
-    nix::unistd::dup2_stderr(&log)?;
-    nix::unistd::dup2_stdout(&log)?;
+    nix::unistd::dup2_stderr(log)?;
+    nix::unistd::dup2_stdout(log)?;
     Ok(())
 }
 

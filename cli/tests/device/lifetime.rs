@@ -2,13 +2,19 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::UnixStream,
+    },
     path::Path,
     process::{Command, Output},
 };
 
 use carrick_lab::{Host, eventually, in_lab, traffic::ping};
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{getsockopt, sockopt},
+};
 
 use crate::wireguard::{
     ATTEMPT, Device, INSIDE, Implementation, PATIENCE, Pair, own_run, run, socket, try_run,
@@ -27,6 +33,10 @@ fn a_device_detaches_once_it_is_there_and_ends_with_its_interface() {
         assert_eq!((output.stdout, output.stderr), (Vec::new(), Vec::new()));
         assert_eq!(mode(&socket("wg-one")), 0o600);
         assert_eq!(mode(Path::new("/var/run/wireguard")), 0o700);
+        let client = UnixStream::connect(socket("wg-one")).unwrap();
+        let server = getsockopt(&client, sockopt::PeerCredentials).unwrap().pid();
+        assert_eq!(fs::read_to_string(format!("/proc/{server}/comm")).unwrap(), "carrick\n");
+        drop(client);
         assert_eq!(run(&host, "wg", &["show", "interfaces"]), "wg-one\n");
         let addresses = run(&host, "ip", &["-oneline", "address", "show", "dev", "wg-one"]);
         assert_eq!(addresses, "", "addresses are the administrator's affair");
@@ -80,6 +90,11 @@ fn a_device_takes_no_other_ones_place_but_that_of_one_that_was_killed() {
         let device = Device::start(Implementation::Carrick, &host, "wg-one");
         let taken = detach(&host, CARRICK, &["device", "wg-one"]);
         assert_refused(&taken, "there is an interface called wg-one already");
+        // A name that the kernel keeps for itself.
+        assert_refused(
+            &detach(&host, CARRICK, &["device", "all"]),
+            "\"all\" cannot be the name of an interface",
+        );
         // Its interface would be free on the other host; the socket is not.
         let live = detach(&other, CARRICK, &["device", "wg-one"]);
         assert_refused(&live, "another process answers at /var/run/wireguard/wg-one.sock");
@@ -124,6 +139,8 @@ fn what_a_device_in_the_background_has_to_say_goes_to_its_log_file() {
         })
         .unwrap();
         assert_eq!(mode(Path::new("/run/log")), 0o600);
+        let output = detach(&host, CARRICK, &["device", "--log-file", "/run/no/log", "wg-two"]);
+        assert_refused(&output, "cannot log to /run/no/log");
     });
 }
 

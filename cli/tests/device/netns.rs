@@ -326,16 +326,31 @@ fn datagrams_carry_the_firewall_mark() {
 fn a_tunnel_that_leads_into_itself_does_not_run_away() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);
-        pair.one.set(&["peer", &pair.two.public_key, "endpoint", &format!("{}:{PORT}", INSIDE[1][0])]);
-        ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
-        let before = (pair.one.transfer().1, pair.one.process.cpu_seconds().unwrap());
-        thread::sleep(Duration::from_secs(6));
-        let sent = pair.one.transfer().1 - before.0;
-        assert!(sent < 5000, "{sent} bytes in six seconds");
-        let used = pair.one.process.cpu_seconds().unwrap() - before.1;
-        assert!(used < 1.0, "{used} s of CPU time in six seconds");
+        let assert_is_quiet = |why: &str| {
+            let before = (pair.one.transfer().1, pair.one.process.cpu_seconds().unwrap());
+            ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
+            thread::sleep(Duration::from_secs(5));
+            let sent = pair.one.transfer().1 - before.0;
+            assert!(sent < 5000, "{why}: {sent} bytes in six seconds");
+            let used = pair.one.process.cpu_seconds().unwrap() - before.1;
+            assert!(used < 1.0, "{why}: {used} s of CPU time in six seconds");
+        };
+        let into_itself = ["peer", &pair.two.public_key, "endpoint", &format!("{}:{PORT}", INSIDE[1][0])];
+        pair.one.set(&into_itself);
+        assert_is_quiet("before there is a session");
         pair.point(0, 0);
         pair.assert_pings();
+        pair.one.set(&into_itself);
+        assert_is_quiet("the endpoint is inside");
+        pair.point(0, 0);
+        pair.assert_pings();
+        let host = &pair.one.host;
+        let there = format!("{}/32", OUTSIDE[1][0]);
+        pair.one.set(&["peer", &pair.two.public_key, "allowed-ips", &format!("{there},{}/32", INSIDE[1][0])]);
+        run(host, "ip", &["route", "add", &there, "dev", &pair.one.interface]);
+        assert_is_quiet("a route to the endpoint leads inside");
+        run(host, "ip", &["route", "del", &there, "dev", &pair.one.interface]);
+        pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
     });
 }
 

@@ -201,7 +201,8 @@ impl Tunnel {
     ) -> Option<Transmit> {
         let (slot, next_index, used) = (self.slot, &mut self.next_index, used(&self.engine));
         let engine = &mut self.engine;
-        surroundings.with(now, &mut || index(slot, next_index, &used), |context| engine.poll_transmit(context))
+        surroundings
+            .with(now, &mut || index(slot, next_index, &used), |context| engine.poll_transmit(context))
     }
 
     /// Shares a secret with the peer from the next handshake on.
