@@ -57,10 +57,14 @@ pub enum TunError {
     )]
     Denied,
     /// The name belongs to another interface.
-    #[error("there is an interface called {0} already: stop what made it, or choose another name")]
+    #[error(
+        "there is an interface called {0} already: stop what made it, or choose another name (a node's: --interface)"
+    )]
     Taken(String),
     /// The name cannot be one.
-    #[error("{0:?} cannot be the name of an interface: use 1 to 15 letters, digits, '-', '_' or '.'")]
+    #[error(
+        "{0:?} cannot be the name of an interface: use 1 to 15 letters, digits, '-', '_' or '.', but not \"all\" or \"default\""
+    )]
     Name(String),
     /// Anything else.
     #[error("cannot make the interface {0}: {1}")]

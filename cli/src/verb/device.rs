@@ -98,7 +98,7 @@ const READY: &[u8] = b"ready";
 /// Where what is logged goes: to this file, or nowhere.
 fn open_log(file: Option<&Path>) -> Result<File> {
     let path = file.unwrap_or(Path::new("/dev/null"));
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    let log = OpenOptions::new().append(true).create(file.is_some()).mode(0o600).open(path);
     log.with_context(|| format!("cannot log to {}", path.display()))
 }
 

@@ -58,7 +58,7 @@ fn an_interface_name_that_is_taken_is_refused_and_its_owner_stays() {
         let error = net.refused(Some(&token), &["--interface", "taken0"]);
         assert_eq!(
             error,
-            "there is an interface called taken0 already: stop what made it, or choose another name with --interface"
+            "there is an interface called taken0 already: stop what made it, or choose another name (a node's: --interface)"
         );
         carrick_lab::traffic::ping(&newcomer, "10.99.0.2".parse().unwrap(), PATIENCE).unwrap();
         net.assert_newcomer_is_welcome();

@@ -329,9 +329,9 @@ fn a_tunnel_that_leads_into_itself_does_not_run_away() {
         let assert_is_quiet = |why: &str| {
             let before = (pair.one.transfer().1, pair.one.process.cpu_seconds().unwrap());
             ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), ATTEMPT).unwrap_err();
-            thread::sleep(Duration::from_secs(5));
+            thread::sleep(Duration::from_secs(6) - ATTEMPT);
             let sent = pair.one.transfer().1 - before.0;
-            assert!(sent < 5000, "{why}: {sent} bytes in six seconds");
+            assert!(sent < 20_000, "{why}: {sent} bytes in six seconds");
             let used = pair.one.process.cpu_seconds().unwrap() - before.1;
             assert!(used < 1.0, "{why}: {used} s of CPU time in six seconds");
         };
@@ -342,15 +342,22 @@ fn a_tunnel_that_leads_into_itself_does_not_run_away() {
         pair.assert_pings();
         pair.one.set(&into_itself);
         assert_is_quiet("the endpoint is inside");
-        pair.point(0, 0);
-        pair.assert_pings();
+        // Where a message is longer than the interface takes, the kernel cuts it up.
         let host = &pair.one.host;
-        let there = format!("{}/32", OUTSIDE[1][0]);
-        pair.one.set(&["peer", &pair.two.public_key, "allowed-ips", &format!("{there},{}/32", INSIDE[1][0])]);
-        run(host, "ip", &["route", "add", &there, "dev", &pair.one.interface]);
-        assert_is_quiet("a route to the endpoint leads inside");
-        run(host, "ip", &["route", "del", &there, "dev", &pair.one.interface]);
-        pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+        let sender = host.udp_bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        let inside = INSIDE[1][0];
+        for (family, length) in [("-4", 32), ("-6", 128)] {
+            let which = usize::from(family == "-6");
+            pair.point(0, which);
+            pair.assert_pings();
+            let there = format!("{}/{length}", OUTSIDE[1][which]);
+            pair.one.set(&["peer", &pair.two.public_key, "allowed-ips", &format!("{there},{inside}/32")]);
+            run(host, "ip", &[family, "route", "add", &there, "dev", &pair.one.interface]);
+            sender.send_to(&[0; 1380], (inside, 9)).unwrap();
+            assert_is_quiet("a route to the endpoint leads inside");
+            run(host, "ip", &[family, "route", "del", &there, "dev", &pair.one.interface]);
+            pair.one.eventually_ping(inside.parse().unwrap());
+        }
     });
 }
 

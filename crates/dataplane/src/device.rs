@@ -305,16 +305,15 @@ impl Device {
             let (outbox, surroundings) = (&mut self.forwarder.outbox, &mut self.surroundings);
             let former = peer.former.extract_if(.., |Former { tunnel, until }| {
                 let lives = now < *until && tunnel.tick(false, now).is_ok();
-                if lives {
-                    flush_former(outbox, &peer.transfer, tunnel, surroundings, now);
-                }
-                !lives
+                // One that only wants a handshake is of no use any more.
+                let wants = lives && flush_former(outbox, &peer.transfer, tunnel, surroundings, now);
+                !lives || (wants && !tunnel.has_session())
             });
             let mut over: Vec<_> = former.map(|former| former.tunnel).collect();
             let wanted = self.waiting.waits_for(key);
             over.extend(peer.current.take_if(|tunnel| {
                 let lives = tunnel.tick(wanted, now).is_ok();
-                if lives {
+                if lives && (peer.config.admits_new || tunnel.has_keys()) {
                     flush(outbox, &peer.config.endpoints, &peer.transfer, tunnel, surroundings, now);
                 }
                 !lives
@@ -654,20 +653,24 @@ fn flush(
     }
 }
 
-/// The same for a tunnel under a key that one side has no longer: no handshake is begun there.
+/// The same for a tunnel under a key that one side has no longer: no handshake is begun there. Whether it wanted one.
 fn flush_former(
     outbox: &mut Outbox,
     transfer: &Transfer,
     tunnel: &mut Tunnel,
     surroundings: &mut Surroundings,
     now: Instant,
-) {
+) -> bool {
+    let mut wants = false;
     while let Some(transmit) = tunnel.poll_transmit(surroundings, now) {
-        if transmit.message_type() != MessageType::Initiation {
+        if transmit.message_type() == MessageType::Initiation {
+            wants = true;
+        } else {
             count(transfer, tunnel, &transmit);
             send(outbox, &[], tunnel.endpoint(), transmit.datagram());
         }
     }
+    wants
 }
 
 /// Counts what goes to where the peer was last heard of. What goes to where it may be is not counted.

@@ -116,6 +116,8 @@ pub struct Forwarder {
     allowed_ips: AllowedIps<WireGuardKey>,
     links: BTreeMap<WireGuardKey, Link>,
     receivers: BTreeMap<u32, Receiver>,
+    /// The peers that have given this index to the session that they are sent to by: mostly one.
+    senders: BTreeMap<u32, Vec<WireGuardKey>>,
     pub(crate) outbox: Outbox,
     coalescer: Coalescer,
     /// For each message of a batch, how long its text is; `None` where it is refused. Kept for its memory.
@@ -138,6 +140,7 @@ impl Forwarder {
             allowed_ips: AllowedIps::default(),
             links: BTreeMap::new(),
             receivers: BTreeMap::new(),
+            senders: BTreeMap::new(),
             outbox: Outbox::default(),
             coalescer: Coalescer::default(),
             opened: Vec::new(),
@@ -158,6 +161,7 @@ impl Forwarder {
             allowed_ips: self.allowed_ips.clone(),
             links: self.links.clone(),
             receivers: self.receivers.clone(),
+            senders: self.senders.clone(),
             coalescer: self.coalescer.fork(),
             filter: self.filter.clone(),
             ..Self::new(self.own.clone())
@@ -294,10 +298,35 @@ impl Forwarder {
                 *receiver = new();
             }
         }
-        match link {
-            Some(link) => drop(self.links.insert(peer, link)),
-            None => drop(self.links.remove(&peer)),
+        let index = |link: &Link| link.sending.as_ref().map(|sending| sending.key.receiver());
+        if let Some(new) = link.as_ref().and_then(index) {
+            self.senders.entry(new).or_default().push(peer);
         }
+        let former = match link {
+            Some(link) => self.links.insert(peer, link),
+            None => self.links.remove(&peer),
+        };
+        if let Some(old) = former.as_ref().and_then(index)
+            && let Some(peers) = self.senders.get_mut(&old)
+        {
+            peers.iter().position(|known| *known == peer).map(|at| peers.swap_remove(at));
+            if peers.is_empty() {
+                self.senders.remove(&old);
+            }
+        }
+    }
+
+    /// Whether a packet of this host is a message of one of its sessions on its way to the peer: a route leads back into the interface, and
+    /// what is sent once would be sent for ever. The kernel's WireGuard takes no such route either.
+    fn is_own_datagram(&mut self, packet: &[u8]) -> bool {
+        let Some((to, payload)) = udp(packet) else { return false };
+        let index = message::receiver(payload).filter(|_| MessageType::of(payload) == Ok(MessageType::Data));
+        let peers = index.and_then(|index| self.senders.get(&index)).into_iter().flatten();
+        peers.into_iter().any(|peer| {
+            let sending = self.links.get_mut(peer).and_then(|link| link.sending.as_mut());
+            let endpoint = sending.and_then(|sending| sending.to.get());
+            endpoint.is_some_and(|endpoint| (endpoint.remote.ip(), endpoint.remote.port()) == to)
+        })
     }
 
     /// Which peer a packet of this host goes to, if it may go at all.
@@ -320,9 +349,7 @@ impl Forwarder {
             self.counters.filtered += 1;
             return None;
         }
-        if let Some(sending) = self.links.get_mut(&peer).and_then(|link| link.sending.as_mut())
-            && is_own_datagram(packet, sending)
-        {
+        if self.is_own_datagram(packet) {
             self.counters.looped += 1;
             return None;
         }
@@ -528,15 +555,6 @@ impl Own {
 }
 
 /// One more thing to tell; with what was last to be told, where that says it too.
-/// Whether a packet of this host is a message of the very session that it would be sealed in, on its way to the peer: a route leads the tunnel
-/// into itself, and what is sent once would be sent for ever.
-fn is_own_datagram(packet: &[u8], sending: &mut Sending) -> bool {
-    let Some((to, payload)) = udp(packet) else { return false };
-    MessageType::of(payload) == Ok(MessageType::Data)
-        && message::receiver(payload) == Some(sending.key.receiver())
-        && sending.to.get().map(|endpoint| (endpoint.remote.ip(), endpoint.remote.port())) == Some(to)
-}
-
 fn push(reports: &mut Vec<Report>, report: Report) {
     match (reports.last_mut(), &report) {
         (Some(Report::Sent { peer, tunnel, at }), Report::Sent { peer: of, tunnel: through, at: now })

@@ -18,8 +18,8 @@ use crate::{outside::Surroundings, rate::RateLimiter};
 /// long as a session lives that was made just before.
 pub(crate) const FORMER_KEY_LIFE: Duration = Duration::from_secs(180);
 
-/// Handshake messages a second, for each key, above which peers must prove their address with a cookie.
-const HANDSHAKES_PER_SECOND: u32 = 100;
+/// Handshake messages a second, for each key, above which peers must prove their address with a cookie: a tenth of what a core answers.
+pub(crate) const HANDSHAKES_PER_SECOND: u32 = 500;
 
 /// What a message claims to be, after the cheap checks.
 pub(crate) enum Claim {
@@ -72,7 +72,9 @@ impl OwnKey {
         if let Admission::Challenge(reply) = self.checker.check(from, datagram, load, now, &mut random)? {
             return Ok(Claim::Challenge(reply));
         }
-        if load == Load::Heavy && !self.limiter.allows(from.ip(), now) {
+        // A response that nobody waits for costs little.
+        let costs = message == MessageType::Initiation && load == Load::Heavy;
+        if costs && !self.limiter.allows(from.ip(), now) {
             return Err(Refused::TooFast);
         }
         if message == MessageType::Initiation {

@@ -49,7 +49,8 @@ pub fn flow_hash(packet: &[u8]) -> Option<u32> {
     Some(mixed.wrapping_mul(0x9e37_79b1) >> 16)
 }
 
-/// Where a UDP datagram (RFC 768) goes and what is in it; `None` where a packet is none, or not the beginning of one, or has IPv6 extension headers.
+/// Where a UDP datagram (RFC 768) goes and what is in it, or the beginning of that where it is cut into fragments; `None` where a packet is none,
+/// or not the beginning of one, or has other extension headers of IPv6.
 pub(crate) fn udp(packet: &[u8]) -> Option<((IpAddr, u16), &[u8])> {
     const UDP: u8 = 17;
     let header = match packet.first()? >> 4 {
@@ -57,6 +58,14 @@ pub(crate) fn udp(packet: &[u8]) -> Option<((IpAddr, u16), &[u8])> {
             usize::from(packet.first()? & 0xf) * 4
         }
         6 if *packet.get(6)? == UDP => 40,
+        // The first fragment (RFC 8200, section 4.5).
+        6 if *packet.get(6)? == 44
+            && *packet.get(40)? == UDP
+            && *packet.get(42)? == 0
+            && packet.get(43)? & 0xf8 == 0 =>
+        {
+            48
+        }
         _ => return None,
     };
     let destination = addresses(packet)?.destination;
@@ -85,6 +94,37 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_datagram_is_read_and_the_first_of_its_fragments_and_no_other_one() {
+        let mut v4 = [[0x45; 28].as_slice(), b"text"].concat();
+        v4[4..24].fill(0);
+        (v4[9], v4[22], v4[23]) = (17, 1, 2);
+        let mut v6 = [[0x60; 48].as_slice(), b"text"].concat();
+        v6[4..44].fill(0);
+        (v6[6], v6[42], v6[43]) = (17, 1, 2);
+        let nowhere = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 258);
+        assert_eq!(udp(&v4), Some((nowhere, b"text".as_slice())));
+        assert_eq!(udp(&v6), Some(((IpAddr::V6(Ipv6Addr::UNSPECIFIED), 258), b"text".as_slice())));
+        // More fragments, then an offset.
+        v4[6] = 0x20;
+        assert!(udp(&v4).is_some());
+        for (at, bits) in [(6, 0x20), (6, 0x01), (7, 0x01)] {
+            let mut later = v4.clone();
+            later[at] |= bits;
+            assert_eq!(udp(&later).is_some(), bits == 0x20);
+        }
+        v6[6] = 44;
+        v6.splice(40..40, [17, 0, 0, 1, 0, 0, 0, 9]);
+        assert_eq!(udp(&v6), Some(((IpAddr::V6(Ipv6Addr::UNSPECIFIED), 258), b"text".as_slice())));
+        for (at, byte) in [(42, 1), (43, 9), (40, 6), (6, 6)] {
+            let mut other = v6.clone();
+            other[at] = byte;
+            assert_eq!(udp(&other), None);
+        }
+        v4[9] = 6;
+        assert_eq!(udp(&v4), None);
+    }
 
     #[test]
     fn both_families_are_read() {
@@ -121,7 +161,7 @@ mod tests {
     proptest! {
         #[test]
         fn junk_never_panics(packet: Vec<u8>) {
-            let _ = (addresses(&packet), unpadded(&packet));
+            let _ = (addresses(&packet), unpadded(&packet), udp(&packet));
         }
     }
 }

@@ -15,11 +15,13 @@ const BURST: u32 = 5;
 /// Senders that are remembered at once. While there are more, new ones wait.
 const MAX_SENDERS: usize = 65_536;
 
-/// A bucket of tokens for each sender: an IPv4 address, or a network of IPv6 with 64 bits, whose addresses are all one host's.
+/// A bucket of tokens for each sender: an IPv4 address, or a network of IPv6 with 64 bits, whose addresses are often one host's.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimiter {
     /// When each bucket will be full again.
     full: BTreeMap<IpAddr, Instant>,
+    /// When full ones were last looked for.
+    looked: Option<Instant>,
 }
 
 impl RateLimiter {
@@ -30,7 +32,12 @@ impl RateLimiter {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         };
         if self.full.len() >= MAX_SENDERS && !self.full.contains_key(&sender) {
-            return false;
+            if self.looked.is_none_or(|looked| looked + INTERVAL <= now) {
+                self.expire(now);
+            }
+            if self.full.len() >= MAX_SENDERS {
+                return false;
+            }
         }
         let full = self.full.entry(sender).or_insert(now);
         let next = now.max(*full) + INTERVAL;
@@ -44,17 +51,13 @@ impl RateLimiter {
     /// Forgets whose bucket is full.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.full.retain(|_, full| now < *full);
+        self.looked = Some(now);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
-    fn now() -> Instant {
-        Instant::now()
-    }
 
     #[test]
     fn five_come_at_once_and_twenty_a_second_and_others_are_not_held_up() {
@@ -90,5 +93,13 @@ mod tests {
         assert!(!limiter.allows("255.255.255.255".parse().unwrap(), now));
         assert!(limiter.allows("0.0.0.1".parse().unwrap(), now), "one that is remembered");
         assert_eq!(limiter.full.len(), MAX_SENDERS);
+        let later = now + INTERVAL;
+        assert!(limiter.allows("255.255.255.255".parse().unwrap(), later), "where others have gone");
+        assert_eq!(limiter.full.len(), 2);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
+    fn now() -> Instant {
+        Instant::now()
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// The slots of a device: the first one that it takes is anywhere, so that others do not know which ones it has.
+    /// The slots of a device: the first one that it takes is anywhere, so that strangers do not know which ones it has.
     pub(crate) fn new(anywhere: u32) -> Self {
         Self { taken: BTreeMap::new(), last: anywhere % SLOTS }
     }

@@ -6,7 +6,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Direction, MAX_DATAGRAM, addresses};
+use crate::{Direction, MAX_DATAGRAM, addresses, own_keys::HANDSHAKES_PER_SECOND};
 
 const ONE: &str = "192.0.2.1:51820";
 const TWO: &str = "192.0.2.2:51820";
@@ -273,7 +273,7 @@ fn junk_with_a_right_first_mac_makes_peers_prove_where_they_are_for_a_second() {
     let now = Instant::now_for_tests();
     one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
     let initiation = one.poll_transmit().unwrap().payload;
-    for _ in 0..100 {
+    for _ in 0..HANDSHAKES_PER_SECOND {
         two.handle_datagram("198.51.100.7:9".parse().unwrap(), &initiation, now);
     }
     std::iter::from_fn(|| two.poll_transmit()).for_each(drop);
@@ -290,7 +290,7 @@ fn whoever_has_proved_its_address_still_may_not_begin_as_many_handshakes_as_it_l
     let (mut one, mut two) = pair();
     let begun = Instant::now_for_tests();
     let junk_comes = |two: &mut Host, junk: &[u8], now| {
-        for _ in 0..101 {
+        for _ in 0..=HANDSHAKES_PER_SECOND {
             two.handle_datagram("198.51.100.7:9".parse().unwrap(), junk, now);
         }
         std::iter::from_fn(|| two.poll_transmit()).for_each(drop);
@@ -379,6 +379,13 @@ fn a_message_of_this_host_that_a_route_leads_into_its_own_tunnel_is_not_sealed_a
     };
     one.handle_packet(&looped(*to.ip(), to.port(), &sealed.payload), now);
     assert_eq!((one.poll_transmit(), one.counters().looped), (None, 1));
+    // Nor in that of another peer.
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16"], &[TWO]));
+    one.set_peer(secret(3).public(), peer(&["192.0.2.0/24"], &["192.0.2.3:51820"]));
+    one.handle_packet(&looped(*to.ip(), to.port(), &sealed.payload), now);
+    assert_eq!((one.poll_transmit(), one.counters().looped), (None, 2));
+    one.remove_peer(&secret(3).public());
+    one.set_peer(secret(2).public(), peer(&["10.2.0.0/16", "192.0.2.0/24"], &[TWO]));
     // Another tunnel through this one is none of that: another session, or to somewhere else.
     let mut other = sealed.payload.clone();
     other[4] ^= 1;
@@ -390,7 +397,7 @@ fn a_message_of_this_host_that_a_route_leads_into_its_own_tunnel_is_not_sealed_a
         one.handle_packet(&packet, now);
         assert_eq!(exchange(&mut one, &mut two, now), 1);
     }
-    assert_eq!(one.counters().looped, 1);
+    assert_eq!(one.counters().looped, 2);
 }
 
 #[test]

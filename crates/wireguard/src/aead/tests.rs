@@ -161,6 +161,17 @@ fn every_length_is_sealed_and_opened_as_aws_lc_does() {
     }
 }
 
+#[test]
+fn nothing_is_opened_of_many_messages_that_were_all_touched_nor_of_the_first_of_them() {
+    for length in [0, 64, 447, 1_420, 1_537] {
+        let texts: Vec<_> = (0..70).map(|n| (n, vec![7; length])).collect();
+        let touched: Vec<_> = (0..70).map(|n| (n, 5)).collect();
+        check(&[3; 32], &texts, &touched);
+        check(&[3; 32], &texts, &touched[..64]);
+        check(&[3; 32], &texts, &touched[64..]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
     #[test]
