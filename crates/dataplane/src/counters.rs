@@ -27,7 +27,7 @@ pub struct Counters {
     pub filtered: u64,
     /// Packets from this host that are longer than the path to the peer takes.
     pub too_big: u64,
-    /// This host's own datagrams to a peer that a route leads into the tunnel to that peer.
+    /// This host's own datagrams to peers that a route leads back into the interface.
     pub looped: u64,
 }
 
