@@ -36,8 +36,7 @@ impl Wake {
 
     /// Sleeps until somebody calls, or for so long; `None`: for ever.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.map_or(PollTimeout::NONE, |wait| wait.try_into().unwrap_or(PollTimeout::MAX));
-        match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], timeout) {
+        match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], rounded(timeout)) {
             Ok(_) | Err(Errno::EINTR) => {
                 self.clear();
                 Ok(())
@@ -45,6 +44,13 @@ impl Wake {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// A wait in whole milliseconds, rounded up, so that what is waited for is due when the wait is over; `None`: for ever.
+pub(super) fn rounded(timeout: Option<Duration>) -> PollTimeout {
+    timeout.map_or(PollTimeout::NONE, |wait| {
+        PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+    })
 }
 
 impl AsFd for Wake {
