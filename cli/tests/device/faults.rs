@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use carrick_lab::{eventually, in_lab};
+use carrick_lab::{eventually, in_lab, traffic::ping};
 
 use crate::wireguard::{INSIDE, PATIENCE, Pair, find};
 
@@ -35,6 +35,36 @@ fn a_stream_goes_on_when_the_kernel_refuses_to_cut_datagrams_up() {
         refuse(&pair, &stream, "EIO");
         let after = watch(&pair, None, || stream.assert_goes_on("EIO before"));
         assert!(!after.iter().any(is_of_many), "{after:#?}");
+    });
+}
+
+#[test]
+fn what_the_kernel_has_no_room_for_is_sent_when_it_has() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        let stream = Stream::start(&pair);
+        let calls = watch(&pair, Some(("EAGAIN", 5)), || stream.assert_goes_on("EAGAIN"));
+        let refused = calls.iter().position(|call| call.ends_with("(INJECTED)")).expect("a call that failed");
+        // Up to the result: where to, and the first bytes of the first datagram, and how many there are.
+        let [first, again] = [refused, refused + 1].map(|at| sent(&calls[at]));
+        assert_eq!(first, again, "{calls:#?}");
+    });
+}
+
+#[test]
+fn beside_streams_that_fill_a_slow_link_nothing_else_is_lost() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        pair.link.limit(200_000_000).unwrap();
+        let streams: Vec<_> = (0..16).map(|_| Stream::start(&pair)).collect();
+        let address = INSIDE[1][0].parse().unwrap();
+        let lost = (0..100).filter(|_| ping(&pair.one.host, address, PATIENCE).is_err()).count();
+        assert_eq!(lost, 0);
+        streams.iter().for_each(|stream| stream.assert_goes_on("a slow link"));
     });
 }
 
@@ -71,6 +101,12 @@ fn refuse(pair: &Pair, stream: &Stream, error: &str) {
 #[expect(clippy::ptr_arg, reason = "what iterators hand over")]
 fn is_of_many(call: &String) -> bool {
     call.contains("SOL_UDP")
+}
+
+/// What a call has sent, or tried to.
+fn sent(call: &str) -> &str {
+    let (_, call) = call.split_once("sendmsg(").unwrap_or_default();
+    call.rsplit_once(" = ").unwrap_or_default().0
 }
 
 /// The calls by which something is sent during `work`. The one with this number fails, where one is to fail.
