@@ -4,7 +4,8 @@ use std::{io, os::fd::AsFd, time::Duration};
 
 use nix::{
     errno::Errno,
-    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    poll::PollTimeout,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
 };
 
 /// A descriptor that the packet path waits for.
@@ -79,17 +80,21 @@ impl Readiness {
         &mut self,
         timeout: Option<Duration>,
     ) -> io::Result<impl Iterator<Item = Source> + use<'_>> {
-        let timeout = timeout.map_or(EpollTimeout::NONE, |wait| {
-            // Rounded up, so that what is waited for is due when the wait is over.
-            EpollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
-        });
-        let count = match self.epoll.wait(&mut self.events, timeout) {
+        let count = match self.epoll.wait(&mut self.events, rounded(timeout)) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
         };
         Ok(self.events.iter().take(count).map(|event| Source::from_u64(event.data())))
     }
+}
+
+/// A wait in whole milliseconds, rounded up, so that what is waited for is due when the wait is over; `None`: for ever.
+pub(crate) fn rounded(timeout: Option<Duration>) -> PollTimeout {
+    timeout.map_or(PollTimeout::NONE, |wait| {
+        let millisecond = if wait.is_zero() { Duration::ZERO } else { Duration::from_millis(1) };
+        PollTimeout::try_from(wait + millisecond).unwrap_or(PollTimeout::MAX)
+    })
 }
 
 #[cfg(test)]

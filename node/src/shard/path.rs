@@ -19,13 +19,10 @@ use nix::{
     poll::{PollFd, PollFlags, poll},
 };
 
-use super::{
-    queues::Queues,
-    wake::{Wake, rounded},
-};
+use super::{queues::Queues, wake::Wake};
 use crate::{
     moderation::{Moderation, PAUSE},
-    readiness::{Readiness, Source},
+    readiness::{Readiness, Source, rounded},
     tun::Tun,
     udp::{self, Received, UdpSockets},
 };
@@ -200,9 +197,10 @@ impl Path {
     }
 
     /// Waits until something is readable, or for so long; `None`: for ever. Queues of the interface that are readable are noted.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Ready> {
-        if let Some((Unsent { transmit, .. }, sockets)) = self.unsent.as_ref().zip(self.sockets.as_deref()) {
-            return wait_for_room(&self.wake, sockets, transmit, timeout);
+    pub(super) fn wait(&mut self, mut timeout: Option<Duration>) -> io::Result<Ready> {
+        if let Some((unsent, sockets)) = self.unsent.as_ref().zip(self.sockets.as_deref()) {
+            wait_for_room(&self.wake, sockets, &unsent.transmit, timeout)?;
+            timeout = Some(Duration::ZERO);
         }
         let mut ready = Ready::default();
         let sources = self.readiness.wait(timeout)?;
@@ -383,7 +381,7 @@ fn wait_for_room(
     sockets: &UdpSockets,
     transmit: &Transmit,
     timeout: Option<Duration>,
-) -> io::Result<Ready> {
+) -> io::Result<()> {
     let room = |wanted| if wanted { PollFlags::POLLOUT } else { PollFlags::empty() };
     let is_v4 = transmit.to.is_ipv4();
     let v6 = sockets.v6.as_ref().unwrap_or(&sockets.v4);
@@ -393,16 +391,9 @@ fn wait_for_room(
         PollFd::new(v6.as_fd(), PollFlags::POLLIN | room(!is_v4)),
     ];
     match poll(&mut polled, rounded(timeout)) {
-        Ok(_) => {}
-        Err(Errno::EINTR) => return Ok(Ready::default()),
-        Err(errno) => return Err(errno.into()),
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
-    let [commands, v4, v6] =
-        polled.map(|polled| polled.revents().is_some_and(|events| events.intersects(!PollFlags::POLLOUT)));
-    if commands {
-        wake.clear();
-    }
-    Ok(Ready { commands, v4, v6 })
 }
 
 /// Watches both sockets, or where that fails, neither.

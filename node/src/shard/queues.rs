@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 
 /// The queues that are readable. They are read one after the other, and the next turn begins behind the queue that the last one ended with:
-/// however short turns are, and whatever fills the first queues, each has its share.
+/// however short turns are, and whatever fills the first queues, each has its share. What comes now and then does not wait for its share:
+/// a queue that was empty when the last turn began is read before those that were not, as by `FQ-CoDel` (RFC 8290, section 4.2).
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     readable: VecDeque<usize>,
+    /// Those that the last turn began with, sorted.
+    before: Vec<usize>,
     /// The one that was read last.
     last: usize,
 }
@@ -16,10 +19,12 @@ impl Queues {
     pub(super) fn begin(&mut self, readable: impl Iterator<Item = usize>) {
         self.readable.clear();
         self.readable.extend(readable);
+        let (before, last) = (&self.before, self.last);
         let readable = self.readable.make_contiguous();
-        readable.sort_unstable();
-        let first = readable.partition_point(|queue| *queue <= self.last);
-        self.readable.rotate_left(first);
+        readable.sort_unstable_by_key(|queue| (before.binary_search(queue).is_ok(), *queue <= last, *queue));
+        self.before.clear();
+        self.before.extend_from_slice(readable);
+        self.before.sort_unstable();
     }
 
     /// The next one to read; [`Queues::again`] says that there may be more in it.
@@ -72,6 +77,16 @@ mod tests {
         assert!(turn(&mut queues, &[], 3).is_empty());
         assert_eq!(turn(&mut queues, &[1, 5], 1), [1]);
         assert_eq!(turn(&mut queues, &[1], 2), [1, 1]);
+    }
+
+    #[test]
+    fn a_queue_that_was_empty_comes_first_and_not_always() {
+        let mut queues = Queues::default();
+        assert_eq!(turn(&mut queues, &[1, 2, 3, 4], 1), [1]);
+        assert_eq!(turn(&mut queues, &[0, 1, 2, 3, 4], 2), [0, 2]);
+        assert_eq!(turn(&mut queues, &[0, 1, 2, 3, 4], 2), [3, 4]);
+        assert_eq!(turn(&mut queues, &[1, 2, 3, 4], 1), [1]);
+        assert_eq!(turn(&mut queues, &[0, 1, 2, 3, 4, 9], 3), [9, 0, 2]);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::{
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
+
+use crate::readiness::rounded;
 
 /// An eventfd(2), for as many as may wake the shard.
 #[derive(Debug, Clone)]
@@ -44,13 +46,6 @@ impl Wake {
             Err(errno) => Err(errno.into()),
         }
     }
-}
-
-/// A wait in whole milliseconds, rounded up, so that what is waited for is due when the wait is over; `None`: for ever.
-pub(super) fn rounded(timeout: Option<Duration>) -> PollTimeout {
-    timeout.map_or(PollTimeout::NONE, |wait| {
-        PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-    })
 }
 
 impl AsFd for Wake {
