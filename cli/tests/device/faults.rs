@@ -54,17 +54,18 @@ fn what_the_kernel_has_no_room_for_is_sent_when_it_has() {
 }
 
 #[test]
-fn beside_streams_that_fill_a_slow_link_nothing_else_is_lost() {
+fn beside_streams_that_fill_a_slow_link_nothing_else_is_lost_or_late() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);
         pair.point(0, 0);
         pair.assert_pings();
         pair.link.limit(200_000_000).unwrap();
-        let streams: Vec<_> = (0..16).map(|_| Stream::start(&pair)).collect();
+        let _streams: Vec<_> = (0..8).map(|_| Stream::start(&pair)).collect();
         let address = INSIDE[1][0].parse().unwrap();
-        let lost = (0..100).filter(|_| ping(&pair.one.host, address, PATIENCE).is_err()).count();
-        assert_eq!(lost, 0);
-        streams.iter().for_each(|stream| stream.assert_goes_on("a slow link"));
+        let mut trips: Vec<_> =
+            (0..100).map(|_| ping(&pair.one.host, address, PATIENCE).expect("an answer to each")).collect();
+        trips.sort_unstable();
+        assert!(trips[50] < Duration::from_millis(250), "ten times what it takes: {trips:?}");
     });
 }
 
