@@ -16,13 +16,14 @@ use crate::{
     counters::Counters,
     endpoint::Endpoint,
     filter::Filter,
-    forwarder::{Forwarder, Own, Report, Update, for_each_batch},
+    forwarder::{Forwarder, Own, Update, for_each_batch},
     link::Transfer,
     offload::{Coalesced, Segments, VnetHeader},
     outbox::{Outbox, Transmit},
     outside::{Outside, Surroundings},
     own_keys::{Claim, FORMER_KEY_LIFE, OwnKeys},
     peer::{Former, Peer, PeerConfig, REPLACED_KEY_LIFE},
+    report::Report,
     slots::Slots,
     tunnel::{Handshake, Tunnel},
     waiting::Waiting,
@@ -442,7 +443,9 @@ impl Device {
     fn heed(&mut self, report: Report) {
         match report {
             Report::Sent { peer, tunnel: slot, at } => {
-                let key = self.slots.peer(slot).unwrap_or_else(|| self.successor(peer));
+                // A tunnel that is gone, and no key has replaced its peer's: whoever removed it knew why.
+                let successor = || self.replaced.get(&peer).map(|(key, _)| *key);
+                let Some(key) = self.slots.peer(slot).or_else(successor) else { return };
                 let Some(peer) = self.peers.get_mut(&key) else { return };
                 if let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) {
                     tunnel.handle_sent(at);
@@ -528,7 +531,9 @@ impl Device {
         let peer = self.peers.get_mut(&key)?;
         let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
         // The end of a handshake with a key that the peer has no longer. The peer sends nothing under it that would be lost.
-        if message == MessageType::Response && tunnel.peer != key {
+        if message == MessageType::Response
+            && (tunnel.peer != key || !self.keys.allow_response(&tunnel.own, from.remote.ip(), now))
+        {
             return None;
         }
         let length = tunnel

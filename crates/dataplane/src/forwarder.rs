@@ -28,6 +28,7 @@ use crate::{
     offload::{Coalesced, Coalescer, Segments, VnetHeader},
     outbox::{MAX_DATAGRAM, Outbox, Transmit, Unsealed},
     packet::{addresses, udp, unpadded},
+    report::{Report, Reports},
     too_big::TooBig,
 };
 
@@ -63,43 +64,6 @@ pub enum Own {
     Prefixes(AllowedIps<()>),
 }
 
-/// What a forwarder says to the device.
-pub enum Report {
-    /// Packets were sealed in a tunnel with a peer.
-    Sent {
-        /// Whose.
-        peer: WireGuardKey,
-        /// The slot of the tunnel.
-        tunnel: u32,
-        /// When.
-        at: Instant,
-    },
-    /// Packets were to be sealed for a peer, and there was no key left.
-    Unsealed {
-        /// Whose.
-        peer: WireGuardKey,
-        /// When.
-        at: Instant,
-    },
-    /// Authentic messages came.
-    Received {
-        /// The index that they named.
-        index: u32,
-        /// Whether one of them had a packet.
-        packets: bool,
-        /// Whether one of them had none.
-        keepalives: bool,
-        /// When.
-        at: Instant,
-    },
-    /// A packet of this host for a peer that there are no keys for.
-    Missed(VnetHeader, Vec<u8>),
-    /// A datagram that is not the forwarder's affair.
-    Message(Endpoint, Vec<u8>),
-    /// What was dropped since the last report.
-    Dropped(Counters),
-}
-
 /// A receiver index of this host.
 #[derive(Clone)]
 struct Receiver {
@@ -127,7 +91,7 @@ pub struct Forwarder {
     too_big: TooBig,
     /// What this host is to hear from the forwarder itself.
     answers: VecDeque<Vec<u8>>,
-    reports: Vec<Report>,
+    reports: Reports,
     passed_on: usize,
     urgent: bool,
 }
@@ -148,7 +112,7 @@ impl Forwarder {
             filter: None,
             too_big: TooBig::default(),
             answers: VecDeque::new(),
-            reports: Vec::new(),
+            reports: Reports::default(),
             passed_on: 0,
             urgent: false,
         }
@@ -258,13 +222,13 @@ impl Forwarder {
         if dropped != Counters::default() {
             self.reports.push(Report::Dropped(dropped));
         }
-        std::mem::take(&mut self.reports)
+        self.reports.take()
     }
 
     /// Exchanges an empty list for what the device, whose own this forwarder is, has yet to hear.
     pub(crate) fn swap_reports(&mut self, reports: &mut Vec<Report>) {
         (self.passed_on, self.urgent) = (0, false);
-        std::mem::swap(&mut self.reports, reports);
+        self.reports.swap(reports);
     }
 
     pub(crate) const fn set_udp_segments(&mut self, takes: bool) {
@@ -391,6 +355,7 @@ impl Forwarder {
             let by = Unsealed { peer: *peer, at: now, bytes: length as u64 };
             let sealed = padded(length, self.mtu) + OVERHEAD;
             if sealed > MAX_DATAGRAM {
+                self.counters.too_big += 1;
                 break;
             }
             self.outbox.append(to, by, sealed, |payload| {
@@ -467,7 +432,7 @@ impl Forwarder {
             // The device may wait for it.
             self.urgent |= link.sending.is_none() || !std::mem::replace(&mut receiver.heard, true);
             let (packets, keepalives) = (opened.packets > 0, opened.keepalives > 0);
-            push(&mut self.reports, Report::Received { index, packets, keepalives, at: now });
+            self.reports.push(Report::Received { index, packets, keepalives, at: now });
         }
         let fits = link.mtu(self.mtu);
         // Packets of a batch are mostly of one flow: the addresses that were looked up last, and passed.
@@ -523,8 +488,9 @@ impl Forwarder {
                 .payload
                 .chunks_mut(transmit.segment)
                 .map(|datagram| {
+                    // With its padding, of the MTU that there was.
                     let packet = datagram.len().checked_sub(OVERHEAD)?;
-                    Message::outgoing(datagram, packet, self.mtu)
+                    Message::outgoing(datagram, packet, packet)
                 })
                 .collect::<Option<Vec<_>>>()?;
             key.reserve(batch.len() as u64, at).ok()?.seal(&mut batch);
@@ -533,11 +499,11 @@ impl Forwarder {
             Some(*tunnel)
         });
         match sealed {
-            Some(tunnel) => push(&mut self.reports, Report::Sent { peer, tunnel, at }),
+            Some(tunnel) => self.reports.push(Report::Sent { peer, tunnel, at }),
             None => {
                 self.counters.no_key += transmit.payload.len().div_ceil(transmit.segment) as u64;
                 self.urgent = true;
-                push(&mut self.reports, Report::Unsealed { peer, at });
+                self.reports.push(Report::Unsealed { peer, at });
             }
         }
         sealed.is_some()
@@ -551,29 +517,6 @@ impl Own {
             Self::Everything => true,
             Self::Prefixes(prefixes) => prefixes.lookup(address).is_some(),
         }
-    }
-}
-
-/// One more thing to tell; with what was last to be told, where that says it too.
-fn push(reports: &mut Vec<Report>, report: Report) {
-    match (reports.last_mut(), &report) {
-        (Some(Report::Sent { peer, tunnel, at }), Report::Sent { peer: of, tunnel: through, at: now })
-            if peer == of && tunnel == through =>
-        {
-            *at = *now;
-        }
-        (
-            Some(Report::Received { index, packets, keepalives, at }),
-            Report::Received { index: named, packets: some, keepalives: none, at: now },
-        ) if index == named => {
-            *packets |= some;
-            *keepalives |= none;
-            *at = *now;
-        }
-        (Some(Report::Unsealed { peer, at }), Report::Unsealed { peer: of, at: now }) if peer == of => {
-            *at = *now
-        }
-        _ => reports.push(report),
     }
 }
 

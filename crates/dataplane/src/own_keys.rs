@@ -1,7 +1,7 @@
 //! The keys of this node: the one that handshakes are made with, and for a while the one before.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,17 +67,16 @@ impl OwnKey {
         now: Instant,
     ) -> Result<Claim, Refused> {
         self.checker.check_mac1(datagram)?;
-        let load = self.load(now);
+        self.count(now);
+        let load = self.load();
         let mut random = |buffer: &mut [u8]| surroundings.random(buffer);
         if let Admission::Challenge(reply) = self.checker.check(from, datagram, load, now, &mut random)? {
             return Ok(Claim::Challenge(reply));
         }
-        // A response that nobody waits for costs little.
-        let costs = message == MessageType::Initiation && load == Load::Heavy;
-        if costs && !self.limiter.allows(from.ip(), now) {
-            return Err(Refused::TooFast);
-        }
         if message == MessageType::Initiation {
+            if !self.allows(from.ip(), now) {
+                return Err(Refused::TooFast);
+            }
             Initiation::parse(datagram)
                 .and_then(|initiation| self.identity.identify(initiation))
                 .map(|identified| Claim::Initiation(Box::new(identified)))
@@ -86,15 +85,23 @@ impl OwnKey {
         }
     }
 
+    /// Whether one more handshake with this sender may cost something: always, unless there are too many.
+    fn allows(&mut self, sender: IpAddr, now: Instant) -> bool {
+        self.load() == Load::Light || self.limiter.allows(sender, now)
+    }
+
     /// Counts a handshake message.
-    fn load(&mut self, now: Instant) -> Load {
+    fn count(&mut self, now: Instant) {
         let (count, since) = &mut self.handshakes;
         if since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
             (*count, *since) = (0, Some(now));
             self.limiter.expire(now);
         }
         *count = count.saturating_add(1);
-        if *count > HANDSHAKES_PER_SECOND { Load::Heavy } else { Load::Light }
+    }
+
+    const fn load(&self) -> Load {
+        if self.handshakes.0 > HANDSHAKES_PER_SECOND { Load::Heavy } else { Load::Light }
     }
 }
 
@@ -123,6 +130,14 @@ impl OwnKeys {
     /// Forgets the former key when its time is over.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.former.take_if(|(_, until)| *until <= now);
+    }
+
+    /// Whether a response of this sender may be looked into, in a handshake under this key: what is under way in clear names the tunnel, and
+    /// a forgery costs as much as a response.
+    pub(crate) fn allow_response(&mut self, own: &WireGuardKey, sender: IpAddr, now: Instant) -> bool {
+        let former = self.former.as_mut().map(|(key, _)| key);
+        let mut keys = [Some(&mut self.current), former].into_iter().flatten();
+        keys.find(|key| key.public == *own).is_some_and(|key| key.allows(sender, now))
     }
 
     /// What a message claims to be, after the checks that cost little: its MAC, and under load its cookie.

@@ -74,12 +74,12 @@ pub(crate) fn udp(packet: &[u8]) -> Option<((IpAddr, u16), &[u8])> {
     Some(((destination, port), payload))
 }
 
-/// A packet without what follows it: its padding. `None` where the bytes are less than it says it has.
+/// A packet without what follows it: its padding. `None` where the bytes are less than it says it has, or it says it has no whole header.
 pub(crate) fn unpadded(text: &[u8]) -> Option<&[u8]> {
     let length =
         |at: usize| text.get(at..)?.first_chunk().map(|bytes| usize::from(u16::from_be_bytes(*bytes)));
     match text.first()? >> 4 {
-        4 => text.get(..length(2)?),
+        4 => text.get(..length(2)?).filter(|packet| packet.len() >= 20),
         6 => text.get(..40 + length(4)?),
         _ => None,
     }

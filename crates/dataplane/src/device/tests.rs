@@ -322,7 +322,21 @@ fn whoever_has_proved_its_address_still_may_not_begin_as_many_handshakes_as_it_l
     };
     assert_eq!((0..100).filter(|_| admitted(ONE, now)).count(), 5);
     assert!(!admitted("192.0.2.1:1", now), "and none without a cookie");
-    assert_eq!((0..100).filter(|_| admitted(ONE, now + Duration::from_millis(50))).count(), 1);
+    now += Duration::from_millis(50);
+    assert_eq!((0..100).filter(|_| admitted(ONE, now)).count(), 1);
+
+    // Nor may its responses cost more.
+    two.handle_packet(&packet([10, 2, 0, 1], [10, 1, 0, 1]), now);
+    let initiation = std::iter::from_fn(|| two.poll_transmit()).last().unwrap().payload;
+    one.handle_datagram(TWO.parse().unwrap(), &initiation, now);
+    let response = one.poll_transmit().unwrap().payload;
+    assert_eq!(response.len(), 92);
+    let mut is_taken = |now| {
+        two.handle_datagram(ONE.parse().unwrap(), &response, now);
+        two.poll_transmit().is_some()
+    };
+    assert!(!is_taken(now));
+    assert!(is_taken(now + Duration::from_millis(50)), "the packet goes");
 }
 
 #[test]
