@@ -3,7 +3,7 @@
 //!
 //! Extension headers of IPv6 are passed over. They do not lessen what an end is told: it takes off those that it sends itself (RFC 6691).
 
-use crate::offload::{SYN, TCP, TCP_FLAGS, replace_word};
+use crate::offload::{SYN, TCP, TCP_FLAGS, Upper, replace_word};
 
 /// The option's kind.
 const MSS: u8 = 2;
@@ -15,15 +15,6 @@ const V6_HEADER: usize = 40;
 
 /// Where the checksum is in a TCP header.
 const CHECKSUM: usize = 16;
-
-/// Extension headers of IPv6 (RFC 8200, section 4).
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
-
-/// More of them are nobody's packet: RFC 8200 recommends each but the last one once.
-const EXTENSIONS: usize = 8;
 
 /// Lowers the segment size that a SYN offers to what fits into `mtu` bytes, and says whether it did. The checksum is exactly as right or wrong
 /// as it was.
@@ -81,22 +72,9 @@ fn v4_transport(packet: &[u8]) -> Option<usize> {
     (header[9] == TCP && !fragment && length >= V4_HEADER).then_some(length)
 }
 
-/// Where the TCP header of an IPv6 packet is that is no fragment, or the first one, in which all headers are (RFC 7112).
+/// Where the TCP header of an IPv6 packet is that is no fragment, or the first one.
 fn v6_transport(packet: &[u8]) -> Option<usize> {
-    let (mut next, mut at) = (*packet.get(6)?, V6_HEADER);
-    for _ in 0..=EXTENSIONS {
-        if next == TCP {
-            return Some(at);
-        }
-        let extension = packet.get(at..)?.first_chunk::<8>()?;
-        at += match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => 8 + 8 * usize::from(extension[1]),
-            FRAGMENT if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 == 0 => 8,
-            _ => return None,
-        };
-        next = extension[0];
-    }
-    None
+    Upper::of(packet).filter(|upper| upper.protocol == TCP).map(|upper| upper.at)
 }
 
 #[cfg(test)]
@@ -104,7 +82,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::offload::Headers;
+    use crate::offload::headers::{DESTINATION, FRAGMENT, HOP_BY_HOP, Headers, MAX_EXTENSIONS, ROUTING};
 
     /// A SYN with options behind its header, and a right checksum.
     fn syn(v6: bool, flags: u8, options: &[u8]) -> Vec<u8> {
@@ -181,7 +159,7 @@ mod tests {
             &[(ROUTING, 2)],
             &[(DESTINATION, 255)],
             &[(HOP_BY_HOP, 1), (DESTINATION, 0), (ROUTING, 4), (FRAGMENT, 0), (DESTINATION, 0)],
-            &[(DESTINATION, 0); EXTENSIONS],
+            &[(DESTINATION, 0); MAX_EXTENSIONS],
         ] {
             let plain = syn(true, SYN, &[1, 1, 2, 4, 0x05, 0xb4]);
             let mut packet = extended(&plain, extensions);
@@ -205,7 +183,7 @@ mod tests {
         for mut packet in [
             later,
             extended(&plain, &[(AUTHENTICATION, 0)]),
-            extended(&plain, &[(DESTINATION, 0); EXTENSIONS + 1]),
+            extended(&plain, &[(DESTINATION, 0); MAX_EXTENSIONS + 1]),
             // The header says that it is longer than the packet.
             [&extended(&plain, &[(DESTINATION, 0)])[..V6_HEADER], &[TCP, 255], &plain[V6_HEADER..]].concat(),
         ] {

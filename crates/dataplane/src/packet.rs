@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::offload::Headers;
+use crate::offload::{Headers, UDP, Upper};
 
 /// Where a packet comes from and where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,24 +50,18 @@ pub fn flow_hash(packet: &[u8]) -> Option<u32> {
 }
 
 /// Where a UDP datagram (RFC 768) goes and what is in it, or the beginning of that where it is cut into fragments; `None` where a packet is none,
-/// or not the beginning of one, or has other extension headers of IPv6.
+/// or not the beginning of one.
 pub(crate) fn udp(packet: &[u8]) -> Option<((IpAddr, u16), &[u8])> {
-    const UDP: u8 = 17;
-    let header = match packet.first()? >> 4 {
-        4 if *packet.get(9)? == UDP && packet.get(6)? & 0x1f == 0 && *packet.get(7)? == 0 => {
-            usize::from(packet.first()? & 0xf) * 4
+    let (protocol, header) = match packet.first()? >> 4 {
+        4 if packet.get(6)? & 0x1f == 0 && *packet.get(7)? == 0 => {
+            (*packet.get(9)?, usize::from(packet.first()? & 0xf) * 4)
         }
-        6 if *packet.get(6)? == UDP => 40,
-        // The first fragment (RFC 8200, section 4.5).
-        6 if *packet.get(6)? == 44
-            && *packet.get(40)? == UDP
-            && *packet.get(42)? == 0
-            && packet.get(43)? & 0xf8 == 0 =>
-        {
-            48
-        }
+        6 => Upper::of(packet).map(|upper| (upper.protocol, upper.at))?,
         _ => return None,
     };
+    if protocol != UDP {
+        return None;
+    }
     let destination = addresses(packet)?.destination;
     let (ports, payload) = packet.get(header..)?.split_first_chunk::<8>()?;
     let port = u16::from_be_bytes([ports[2], ports[3]]);

@@ -14,6 +14,15 @@ pub(crate) const ACK: u8 = 0x10;
 pub(crate) const URG: u8 = 0x20;
 pub(crate) const CWR: u8 = 0x80;
 
+/// Extension headers of IPv6 (RFC 8200, section 4).
+pub(crate) const HOP_BY_HOP: u8 = 0;
+pub(crate) const ROUTING: u8 = 43;
+pub(crate) const FRAGMENT: u8 = 44;
+pub(crate) const DESTINATION: u8 = 60;
+
+/// More of them are nobody's packet: RFC 8200 recommends each but the last one once.
+pub(crate) const MAX_EXTENSIONS: usize = 8;
+
 /// Where the flags are in a TCP header.
 pub(crate) const TCP_FLAGS: usize = 13;
 
@@ -32,9 +41,23 @@ pub(crate) struct Headers {
 impl Headers {
     /// Finds the headers. `None` for other protocols, fragments, extension headers of IPv6, and whatever contradicts itself.
     pub(crate) fn of(packet: &[u8]) -> Option<Self> {
+        Self::behind(packet, |packet| Some((*packet.get(6)?, 40)))
+    }
+
+    /// The same, also behind extension headers of IPv6 that are the same in each packet that a super-packet stands for, and name no other
+    /// destination.
+    pub(crate) fn of_super_packet(packet: &[u8]) -> Option<Self> {
+        let upper = |packet: &_| {
+            Upper::of(packet).filter(|upper| upper.is_plain).map(|upper| (upper.protocol, upper.at))
+        };
+        Self::behind(packet, upper)
+    }
+
+    /// `upper` says which protocol is behind IPv6, and where.
+    fn behind(packet: &[u8], upper: impl FnOnce(&[u8]) -> Option<(u8, usize)>) -> Option<Self> {
         let v6 = packet.first()? >> 4 == 6;
-        let (transport, protocol) = if v6 {
-            (40, *packet.get(6)?)
+        let (protocol, transport) = if v6 {
+            upper(packet)?
         } else {
             if packet[0] >> 4 != 4 {
                 return None;
@@ -44,7 +67,7 @@ impl Headers {
             if fragment || length < 20 {
                 return None;
             }
-            (length, *packet.get(9)?)
+            (*packet.get(9)?, length)
         };
         let header = match protocol {
             TCP => Some(usize::from(packet.get(transport + 12)? >> 4) * 4).filter(|length| *length >= 20)?,
@@ -80,6 +103,38 @@ impl Headers {
     }
 }
 
+/// What is behind the headers of an IPv6 packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Upper {
+    pub(crate) protocol: u8,
+    /// Where it begins.
+    pub(crate) at: usize,
+    /// No fragment, and not routed by its sender.
+    is_plain: bool,
+}
+
+impl Upper {
+    /// Passes over the extension headers. `None` for a fragment that is not the first one, in which all headers are (RFC 7112), and where there
+    /// is no end to them.
+    pub(crate) fn of(packet: &[u8]) -> Option<Self> {
+        let mut upper = Self { protocol: *packet.get(6)?, at: 40, is_plain: true };
+        for _ in 0..=MAX_EXTENSIONS {
+            if !matches!(upper.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
+                return Some(upper);
+            }
+            let extension = packet.get(upper.at..)?.first_chunk::<8>()?;
+            let is_fragment = upper.protocol == FRAGMENT;
+            if is_fragment && u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+                return None;
+            }
+            upper.at += if is_fragment { 8 } else { 8 + 8 * usize::from(extension[1]) };
+            upper.is_plain &= !is_fragment && upper.protocol != ROUTING;
+            upper.protocol = extension[0];
+        }
+        None
+    }
+}
+
 /// Reads a number in network order.
 pub(crate) fn read_u16(packet: &[u8], at: usize) -> u16 {
     packet.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
@@ -104,10 +159,10 @@ pub(crate) fn write_u32(packet: &mut [u8], at: usize, number: u32) {
     }
 }
 
-/// Sets the length in the network header, and the header's checksum, where there is one. `network` is the header alone.
+/// Sets the length in the network header, and the header's checksum, where there is one. `network` is the header alone, with its extensions.
 pub(crate) fn set_network_length(v6: bool, network: &mut [u8], total: usize) {
     if v6 {
-        write_u16(network, 4, u16::try_from(total - network.len().min(total)).unwrap_or(u16::MAX));
+        write_u16(network, 4, u16::try_from(total.saturating_sub(40)).unwrap_or(u16::MAX));
     } else {
         write_u16(network, 2, u16::try_from(total).unwrap_or(u16::MAX));
         write_u16(network, 10, 0);

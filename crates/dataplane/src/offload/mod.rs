@@ -9,7 +9,7 @@
 mod checksum;
 mod coalesce;
 mod header;
-mod headers;
+pub(crate) mod headers;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -17,5 +17,5 @@ mod tests;
 pub(crate) use checksum::{Sum, replace_word};
 pub use coalesce::{Coalesced, Coalescer, MAX_PARTS};
 pub use header::{Gso, VnetHeader};
-pub(crate) use headers::{Headers, SYN, TCP, TCP_FLAGS, write_u16, write_u32};
+pub(crate) use headers::{Headers, SYN, TCP, TCP_FLAGS, UDP, Upper, write_u16, write_u32};
 pub use split::{Malformed, Segments};

@@ -46,7 +46,7 @@ impl<'a> Segments<'a> {
             }
             return Ok(Self { packet, how: How::Whole(checksum), written: 0, next: 0 });
         }
-        let headers = Headers::of(packet).ok_or(Malformed)?;
+        let headers = Headers::of_super_packet(packet).ok_or(Malformed)?;
         let expected = match header.gso {
             Gso::TcpV4 => headers.protocol == TCP && !headers.v6,
             Gso::TcpV6 => headers.protocol == TCP && headers.v6,

@@ -113,6 +113,29 @@ fn split_all(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Malform
     Ok(packets)
 }
 
+#[test]
+fn a_super_packet_with_extension_headers_is_cut_up_behind_them() {
+    // Hop-by-hop options, then destination options of 16 bytes; all of it padding (RFC 8200, section 4.2).
+    let extensions = [[60, 0, 1, 4, 0, 0, 0, 0].as_slice(), &[TCP, 1, 1, 12], &[0; 12]].concat();
+    let plain = Packet { v6: true, ..Packet::tcp(1000, &[7; 2500]) };
+    let (header, packet) = plain.superpacket(1000);
+    let expected = split_all(&header, &packet).unwrap();
+    let extend = |packet: &[u8]| {
+        let mut extended = [&packet[..40], &extensions, &packet[40..]].concat();
+        extended[6] = 0;
+        let length = u16::try_from(extended.len() - 40).unwrap();
+        write_u16(&mut extended, 4, length);
+        extended
+    };
+    let mut extended = extend(&packet);
+    let cut = split_all(&header, &extended).unwrap();
+    assert_eq!(cut, expected.iter().map(|packet| extend(packet)).collect::<Vec<_>>());
+    assert_eq!(cut.len(), 3);
+    // A routing header names another destination, for which the checksum is.
+    extended[40] = 43;
+    assert_eq!(split_all(&header, &extended), Err(Malformed));
+}
+
 /// Coalesces packets that stand one behind the other.
 fn coalesce(packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
     let mut buffer = packets.concat();
