@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use carrick_dataplane::{Endpoint, MessageType, Source, Transmit};
+use carrick_dataplane::{Arrival, Ecn, Endpoint, MessageType, Source, Transmit};
 use nix::{
     errno::Errno,
     sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt},
@@ -41,10 +41,10 @@ pub(crate) struct UdpSockets {
 }
 
 /// Datagrams of one sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Received {
-    /// Whose, and what they were sent to.
-    pub(crate) from: Endpoint,
+    /// Whose, what they were sent to, and how they came.
+    pub(crate) arrival: Arrival,
     /// How many bytes they have together.
     pub(crate) length: usize,
     /// How long each is, but for the last, which may be shorter.
@@ -230,17 +230,30 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Recei
         Some(&mut control.0),
         MsgFlags::MSG_DONTWAIT,
     )?;
-    let (mut segment, mut source) = (None, None);
+    let (mut segment, mut source, mut ecn) = (None, None, Ecn::default());
     for control in message.cmsgs()? {
         if let ControlMessageOwned::UdpGroSegments(length) = control {
             segment = usize::try_from(length).ok().filter(|length| *length > 0);
+        } else if let Some(class) = traffic_class(&control) {
+            ecn = Ecn::of(class);
         } else {
             source = source.or_else(|| sent_to(&control));
         }
     }
     let remote = message.address.as_ref().and_then(address).ok_or(io::ErrorKind::InvalidData)?;
-    let from = Endpoint { remote, source };
-    Ok(Received { from, length: message.bytes, segment: segment.unwrap_or(message.bytes.max(1)) })
+    let arrival = Arrival { from: Endpoint { remote, source }, ecn };
+    Ok(Received { arrival, length: message.bytes, segment: segment.unwrap_or(message.bytes.max(1)) })
+}
+
+/// The type of service of IPv4, or the traffic class of IPv6.
+const fn traffic_class(control: &ControlMessageOwned) -> Option<u8> {
+    if let ControlMessageOwned::Ipv4Tos(class) = control {
+        Some(*class)
+    } else if let ControlMessageOwned::Ipv6TClass(class) = control {
+        Some(*class as u8)
+    } else {
+        None
+    }
 }
 
 /// What a datagram was sent to, if one can answer from there.
@@ -281,12 +294,21 @@ fn bound(address: SocketAddr, mark: u32, beside: bool) -> io::Result<UdpSocket> 
     socket.set_mark(mark)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // Without these, datagrams come one by one, and answers leave from where the routing table says, and all goes on.
+    // Without these, datagrams come one by one, answers leave from where the routing table says, and nobody hears of congestion, and all
+    // goes on.
     let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
     let _ = if address.is_ipv6() {
-        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true).and(setsockopt(
+            &socket,
+            sockopt::Ipv6RecvTClass,
+            &true,
+        ))
     } else {
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).and(setsockopt(
+            &socket,
+            sockopt::IpRecvTos,
+            &true,
+        ))
     };
     socket.bind(&address.into())?;
     Ok(socket.into())

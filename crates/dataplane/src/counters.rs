@@ -29,6 +29,8 @@ pub struct Counters {
     pub too_big: u64,
     /// This host's own datagrams to peers that a route leads back into the interface.
     pub looped: u64,
+    /// Packets of senders that do not know congestion marks, in datagrams that have one.
+    pub congested: u64,
 }
 
 impl AddAssign for Counters {
@@ -46,6 +48,7 @@ impl AddAssign for Counters {
             filtered,
             too_big,
             looped,
+            congested,
         } = other;
         self.no_peer += no_peer;
         self.not_admitted += not_admitted;
@@ -59,5 +62,6 @@ impl AddAssign for Counters {
         self.filtered += filtered;
         self.too_big += too_big;
         self.looped += looped;
+        self.congested += congested;
     }
 }

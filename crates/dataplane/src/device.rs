@@ -14,6 +14,7 @@ use carrick_wireguard::message::MessageType;
 use crate::{
     allowed_ips::AllowedIps,
     counters::Counters,
+    ecn::Arrival,
     endpoint::Endpoint,
     filter::Filter,
     forwarder::{Forwarder, Own, Update, for_each_batch},
@@ -275,19 +276,19 @@ impl Device {
     /// shorter. They are opened where they are, and the packets in them are delivered in as few parts as the kernel takes.
     pub fn handle_datagrams(
         &mut self,
-        from: impl Into<Endpoint>,
+        arrival: impl Into<Arrival>,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
         deliver: impl FnMut(Coalesced<'_>),
     ) {
-        let from = from.into();
+        let arrival = arrival.into();
         let refused = for_each_batch(datagrams, segment, |datagrams, range, message| {
             if message == MessageType::Data {
-                self.forwarder.open(from, datagrams, range, segment, now);
+                self.forwarder.open(arrival, datagrams, range, segment, now);
                 self.settle();
             } else if let Some(datagram) = datagrams.get(range) {
-                self.shake_hands(from, message, datagram, now);
+                self.shake_hands(arrival.from, message, datagram, now);
             }
         });
         self.counters.refused += refused;

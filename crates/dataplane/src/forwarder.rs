@@ -21,6 +21,7 @@ use carrick_wireguard::{
 use crate::{
     allowed_ips::AllowedIps,
     counters::Counters,
+    ecn::{self, Arrival, Ecn},
     endpoint::Endpoint,
     filter::{Direction, Filter},
     link::{Link, Receiving, Sending},
@@ -161,17 +162,17 @@ impl Forwarder {
     /// shorter. They are opened where they are, and the packets in them are delivered in as few parts as the kernel takes.
     pub fn handle_datagrams(
         &mut self,
-        from: impl Into<Endpoint>,
+        arrival: impl Into<Arrival>,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
         deliver: impl FnMut(Coalesced<'_>),
     ) {
-        let from = from.into();
+        let arrival = arrival.into();
         let refused = for_each_batch(datagrams, segment, |datagrams, range, message| match message {
-            MessageType::Data => self.open(from, datagrams, range, segment, now),
+            MessageType::Data => self.open(arrival, datagrams, range, segment, now),
             MessageType::Initiation | MessageType::Response | MessageType::CookieReply => {
-                self.report_message(from, datagrams.get(range).unwrap_or_default());
+                self.report_message(arrival.from, datagrams.get(range).unwrap_or_default());
             }
         });
         self.counters.refused += refused;
@@ -372,14 +373,14 @@ impl Forwarder {
     /// Opens data messages that all name one session, in `range` of the datagrams. What is in them is delivered by [`Forwarder::flush`].
     pub(crate) fn open(
         &mut self,
-        from: Endpoint,
+        arrival: Arrival,
         datagrams: &mut [u8],
         range: Range<usize>,
         segment: usize,
         now: Instant,
     ) {
         let count = range.len().div_ceil(segment.max(1));
-        if self.try_open(from, datagrams, range, segment.max(1), now).is_none() {
+        if self.try_open(arrival, datagrams, range, segment.max(1), now).is_none() {
             self.counters.refused += count as u64;
         }
     }
@@ -408,7 +409,7 @@ impl Forwarder {
     /// `None` where all are refused.
     fn try_open(
         &mut self,
-        from: Endpoint,
+        arrival: Arrival,
         datagrams: &mut [u8],
         range: Range<usize>,
         segment: usize,
@@ -428,7 +429,7 @@ impl Forwarder {
         if heard {
             let bytes: usize = self.opened.iter().flatten().map(|text| text + OVERHEAD).sum();
             link.transfer.messages.receive(bytes as u64);
-            receiver.receiving.from.set(from);
+            receiver.receiving.from.set(arrival.from);
             // The device may wait for it.
             self.urgent |= link.sending.is_none() || !std::mem::replace(&mut receiver.heard, true);
             let (packets, keepalives) = (opened.packets > 0, opened.keepalives > 0);
@@ -470,10 +471,14 @@ impl Forwarder {
             {
                 self.counters.filtered += 1;
             } else {
-                link.transfer.packets.receive(length as u64);
                 if let Some(packet) = datagrams.get_mut(start..start + length) {
+                    if arrival.ecn != Ecn::NotCapable && !ecn::decapsulate(packet, arrival.ecn) {
+                        self.counters.congested += 1;
+                        continue;
+                    }
                     mss::clamp(packet, fits);
                 }
+                link.transfer.packets.receive(length as u64);
                 self.coalescer.push(datagrams, start..start + length);
             }
         }

@@ -8,6 +8,7 @@
 mod allowed_ips;
 mod counters;
 mod device;
+mod ecn;
 mod endpoint;
 mod filter;
 mod forwarder;
@@ -31,6 +32,7 @@ pub use allowed_ips::AllowedIps;
 pub use carrick_wireguard::{OVERHEAD, PresharedKey, message::MessageType};
 pub use counters::Counters;
 pub use device::{Device, LinkState, PeerState, Timer};
+pub use ecn::{Arrival, Ecn};
 pub use endpoint::{Endpoint, Source};
 pub use filter::{Direction, Filter};
 pub use forwarder::{Forwarder, Own, Update};

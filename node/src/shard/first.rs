@@ -11,7 +11,7 @@ use std::{
 };
 
 use carrick_dataplane::{
-    Device, Endpoint, Transmit,
+    Arrival, Device, Transmit,
     offload::{Coalesced, VnetHeader},
 };
 use tokio::sync::mpsc;
@@ -59,13 +59,13 @@ impl Engine for Leader {
 
     fn handle_datagrams(
         &mut self,
-        from: Endpoint,
+        arrival: Arrival,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
         deliver: impl FnMut(Coalesced<'_>),
     ) {
-        self.device.handle_datagrams(from, datagrams, segment, now, deliver);
+        self.device.handle_datagrams(arrival, datagrams, segment, now, deliver);
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use carrick_dataplane::{
-    Endpoint, Forwarder, Transmit, Update,
+    Arrival, Forwarder, Transmit, Update,
     offload::{Coalesced, VnetHeader},
 };
 
@@ -158,14 +158,14 @@ impl Engine for Follower {
 
     fn handle_datagrams(
         &mut self,
-        from: Endpoint,
+        arrival: Arrival,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
         deliver: impl FnMut(Coalesced<'_>),
     ) {
         self.obey();
-        self.forwarder.handle_datagrams(from, datagrams, segment, now, deliver);
+        self.forwarder.handle_datagrams(arrival, datagrams, segment, now, deliver);
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use carrick_dataplane::{
-    Endpoint, Transmit,
+    Arrival, Endpoint, Transmit,
     offload::{Coalesced, VnetHeader},
 };
 
@@ -56,7 +56,7 @@ pub(super) trait Engine {
     fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant);
     fn handle_datagrams(
         &mut self,
-        from: Endpoint,
+        arrival: Arrival,
         datagrams: &mut [u8],
         segment: usize,
         now: Instant,
@@ -316,15 +316,15 @@ impl Path {
     fn handle_received(
         &mut self,
         engine: &mut impl Engine,
-        Received { from, length, segment }: Received,
+        Received { arrival, length, segment }: Received,
         is_other: &mut impl FnMut(Endpoint, &[u8]) -> bool,
     ) {
         let datagrams = &mut self.buffer[..length];
-        if is_other(from, datagrams) {
+        if is_other(arrival.from, datagrams) {
             return;
         }
         let tun = &self.tun;
-        engine.handle_datagrams(from, datagrams, segment, Instant::now(), |packet| {
+        engine.handle_datagrams(arrival, datagrams, segment, Instant::now(), |packet| {
             // What the kernel does not take is lost, as on any network.
             if let Err(error) = tun.write(&packet) {
                 tracing::trace!(%error, "packet not delivered");

@@ -50,7 +50,7 @@ fn what_was_sent_to_an_address_is_answered_from_there() {
     let (sockets, _) = sockets(false);
     let (other, remote) = peer(false);
     other.send_to(&[1; 40], (address, sockets.port())).unwrap();
-    let from = next(&sockets.v4, &mut [0; 200]).from;
+    let from = next(&sockets.v4, &mut [0; 200]).arrival.from;
     let interface = nix::net::if_::if_nametoindex("lo").unwrap();
     assert_eq!(from, Endpoint { remote, source: Some(Source { address, interface }) });
     sockets.send_all(from, &[2; 40], 40, &mut 0).unwrap();
@@ -65,7 +65,7 @@ fn what_was_sent_to_an_address_of_ipv6_is_answered_from_there() {
     let (sockets, at) = sockets(true);
     let (other, remote) = peer(true);
     other.send_to(&[1; 40], at).unwrap();
-    let from = next(sockets.v6.as_ref().unwrap(), &mut [0; 200]).from;
+    let from = next(sockets.v6.as_ref().unwrap(), &mut [0; 200]).arrival.from;
     let interface = nix::net::if_::if_nametoindex("lo").unwrap();
     assert_eq!(from, Endpoint { remote, source: Some(Source { address, interface }) });
     assert_eq!(seen(&sockets, true, from.source, &[3; 250], 100), [address; 3]);
@@ -137,7 +137,7 @@ fn each_datagram_of_a_burst_has_the_source_that_it_came_from() {
         while seen < 30 {
             let received = next(socket, &mut buffer);
             for datagram in buffer[..received.length].chunks(received.segment) {
-                assert_eq!(received.from.remote, others[usize::from(datagram[0]) % 3].1);
+                assert_eq!(received.arrival.from.remote, others[usize::from(datagram[0]) % 3].1);
                 seen += 1;
             }
         }
@@ -176,5 +176,30 @@ fn each_data_message_comes_to_the_socket_that_its_index_names_and_all_else_to_th
         other.send_to(&[4], at).unwrap();
         assert_eq!(next(all[0], &mut buffer).length, 1, "one that is too short for an index");
         assert!(UdpSockets::bind(first.port(), 0).is_err(), "the port is taken");
+    }
+}
+
+#[test]
+fn congestion_is_seen_of_either_family_and_many_datagrams_at_once() {
+    let sockets = UdpSockets::bind(0, 0).unwrap();
+    for (from, socket) in [("127.0.0.1", &sockets.v4), ("::1", sockets.v6.as_ref().unwrap())] {
+        let other = UdpSocket::bind((from, 0)).unwrap();
+        other.connect((from, sockets.port())).unwrap();
+        for (mark, expected) in
+            [(0, Ecn::NotCapable), (1, Ecn::Capable1), (2, Ecn::Capable0), (3, Ecn::Congestion)]
+        {
+            let class = 0x88 | mark;
+            let marked = if from == "::1" {
+                setsockopt(&other, sockopt::Ipv6TClass, &class)
+            } else {
+                setsockopt(&other, sockopt::Ipv4Tos, &class)
+            };
+            marked.unwrap();
+            setsockopt(&other, sockopt::UdpGsoSegment, &100).unwrap();
+            other.send(&[7; 300]).unwrap();
+            let received = next(socket, &mut [0; 400]);
+            assert_eq!((received.arrival.ecn, received.length), (expected, 300));
+            assert_eq!(received.arrival.from.remote, other.local_addr().unwrap());
+        }
     }
 }

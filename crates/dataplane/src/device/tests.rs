@@ -6,7 +6,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Direction, MAX_DATAGRAM, addresses, own_keys::HANDSHAKES_PER_SECOND};
+use crate::{Direction, Ecn, MAX_DATAGRAM, addresses, own_keys::HANDSHAKES_PER_SECOND};
 
 const ONE: &str = "192.0.2.1:51820";
 const TWO: &str = "192.0.2.2:51820";
@@ -614,4 +614,23 @@ fn packets_of_one_turn_go_together_and_those_of_a_peer_that_is_gone_do_not_go() 
     send(&mut one);
     one.device.remove_peer(&secret(2).public());
     assert_eq!(exchange(&mut one, &mut two, now), 0);
+}
+
+#[test]
+fn what_the_network_marked_instead_of_dropping_it_tells_its_receiver_or_is_dropped_here() {
+    let (mut one, mut two, now) = connected();
+    let mut capable = packet([10, 1, 0, 1], [10, 2, 0, 1]);
+    capable[1] = 0xb8 | Ecn::Capable0 as u8;
+    for packet in [&capable, &packet([10, 1, 0, 1], [10, 2, 0, 1])] {
+        one.handle_packet(packet, now);
+        let mut sent = one.poll_transmit().unwrap();
+        let arrival = Arrival { from: ONE.parse::<SocketAddr>().unwrap().into(), ecn: Ecn::Congestion };
+        let packets = &mut two.packets;
+        two.device.handle_datagrams(arrival, &mut sent.payload, sent.segment, now, |packet| {
+            packets.push_back(packet.parts().collect::<Vec<_>>().concat());
+        });
+    }
+    assert_eq!(two.poll_packet().map(|packet| packet[1]), Some(0xb8 | Ecn::Congestion as u8));
+    assert_eq!(two.poll_packet(), None);
+    assert_eq!(two.counters().congested, 1);
 }
