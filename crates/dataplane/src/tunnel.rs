@@ -210,9 +210,9 @@ impl Tunnel {
         self.engine.set_preshared_key(key);
     }
 
-    /// Keeps the tunnel open in middleboxes, beginning now.
-    pub(crate) fn set_persistent_keepalive(&mut self, interval: Option<Duration>, now: Instant) {
-        self.engine.set_persistent_keepalive(interval, now);
+    /// Keeps the tunnel open in middleboxes, from `first` on.
+    pub(crate) fn set_persistent_keepalive(&mut self, interval: Option<Duration>, first: Instant) {
+        self.engine.set_persistent_keepalive(interval, first);
     }
 
     /// Runs the timers. To be called a few times a second. `wanted` says that packets wait for this tunnel.

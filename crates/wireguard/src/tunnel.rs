@@ -188,11 +188,10 @@ impl Tunnel {
         self.config.preshared_key = key;
     }
 
-    /// Sends a keepalive whenever nothing else was sent or received for so long, beginning now.
-    pub fn set_persistent_keepalive(&mut self, interval: Option<Duration>, now: Instant) {
-        let now = self.advance(now);
+    /// Sends a keepalive whenever nothing else was sent or received for so long, and a first one then.
+    pub fn set_persistent_keepalive(&mut self, interval: Option<Duration>, first: Instant) {
         self.config.persistent_keepalive = interval;
-        self.timers.persistent = interval.map(|_| now);
+        self.timers.persistent = interval.map(|_| first);
     }
 
     /// Asks for a handshake: something is to be sent, or the peer is likely elsewhere. The first initiation goes at once, or 5 seconds
@@ -397,10 +396,13 @@ impl Tunnel {
         }
         if fires(&mut self.timers.expiry, now) {
             self.sessions.clear(&mut self.events);
-            self.forget_pending();
-            self.timers = Timers { persistent: self.timers.persistent, ..Timers::default() };
-            self.initiation_due = false;
-            self.events.push_back(Event::Expired);
+            // A handshake that is under way has its own end.
+            if self.timers.attempt_ends.is_none() {
+                self.forget_pending();
+                self.timers = Timers { persistent: self.timers.persistent, ..Timers::default() };
+                self.initiation_due = false;
+                self.events.push_back(Event::Expired);
+            }
         }
     }
 

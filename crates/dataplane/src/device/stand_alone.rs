@@ -199,6 +199,13 @@ impl Device {
         let lost: Vec<_> = self.peers.iter().filter(|(_, peer)| lost(peer)).map(|(key, _)| *key).collect();
         for key in lost {
             self.ensure_current(key, now);
+            // The one before it gave up: the next attempt is not due at once.
+            if let Some(Peer { current: Some(tunnel), settings: Some(settings), .. }) =
+                self.peers.get_mut(&key)
+                && let Some(interval) = settings.persistent_keepalive
+            {
+                tunnel.set_persistent_keepalive(Some(interval), now + interval);
+            }
         }
     }
 

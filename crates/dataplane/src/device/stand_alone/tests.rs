@@ -135,6 +135,35 @@ fn a_keepalive_is_sent_at_once_and_a_tunnel_that_was_given_up_is_begun_again() {
 }
 
 #[test]
+fn a_tunnel_that_was_given_up_is_begun_again_after_the_interval_of_its_keepalives() {
+    let mut pair = Pair::new();
+    pair.cut = true;
+    pair.one.set_persistent_keepalive(&key(2), Some(Duration::from_secs(600)), pair.now);
+    pair.wait(Duration::from_secs(100));
+    let first = pair.carried;
+    assert!((15..20).contains(&first), "{first} initiations");
+    pair.wait(Duration::from_secs(480));
+    assert_eq!(pair.carried, first);
+    pair.wait(Duration::from_secs(220));
+    assert!(pair.carried >= 2 * first - 2, "{} initiations", pair.carried);
+}
+
+#[test]
+fn what_waits_for_a_handshake_is_not_lost_when_the_time_of_the_former_session_is_over() {
+    let mut pair = Pair::new();
+    pair.send(0);
+    assert_eq!(pair.exchange(), 1);
+    // Its secrets are forgotten after 540 seconds (whitepaper, section 6.3).
+    pair.wait(Duration::from_secs(500));
+    pair.cut = true;
+    pair.send(0);
+    pair.wait(Duration::from_secs(60));
+    pair.cut = false;
+    pair.wait(Duration::from_secs(10));
+    assert_eq!(pair.delivered(), 1);
+}
+
+#[test]
 fn what_is_sent_after_an_endpoint_was_set_goes_there_and_nowhere_else() {
     let mut pair = Pair::new();
     pair.send(0);
