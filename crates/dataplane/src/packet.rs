@@ -74,12 +74,12 @@ pub(crate) fn udp(packet: &[u8]) -> Option<((IpAddr, u16), &[u8])> {
     Some(((destination, port), payload))
 }
 
-/// A packet without what follows it: its padding. `None` where the bytes are less than it says it has.
+/// A packet without what follows it: its padding. `None` where the bytes are less than it says it has, or what it says is less than a header.
 pub(crate) fn unpadded(text: &[u8]) -> Option<&[u8]> {
     let length =
         |at: usize| text.get(at..)?.first_chunk().map(|bytes| usize::from(u16::from_be_bytes(*bytes)));
     match text.first()? >> 4 {
-        4 => text.get(..length(2)?),
+        4 => text.get(..length(2)?).filter(|packet| packet.len() >= 20),
         6 => text.get(..40 + length(4)?),
         _ => None,
     }
@@ -151,6 +151,11 @@ mod tests {
         (v4[0], v4[3]) = (0x45, 28);
         assert_eq!(unpadded(&v4), Some(&v4[..28]));
         assert_eq!(unpadded(&v4[..27]), None);
+        // A header that says it is not there: its addresses would be nobody's.
+        for (length, whole) in [(0, false), (19, false), (20, true)] {
+            v4[3] = length;
+            assert_eq!(unpadded(&v4).is_some(), whole, "{length}");
+        }
         let mut v6 = [0; 64];
         (v6[0], v6[5]) = (0x60, 10);
         assert_eq!(unpadded(&v6), Some(&v6[..50]));
