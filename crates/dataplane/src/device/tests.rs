@@ -1,3 +1,6 @@
+mod keys;
+mod removal;
+
 use std::{
     collections::VecDeque,
     ops::{Deref, DerefMut},

@@ -10,7 +10,7 @@ use super::{
     nonce,
     poly1305::{Poly1305, Sum},
 };
-use crate::message::DataHeader;
+use crate::{dropped::before_and_after, message::DataHeader};
 
 fn kernel() -> Batch {
     Batch::detect().expect("these tests need a processor with AVX2 and BMI2")
@@ -60,6 +60,27 @@ fn the_key_stream_is_rfc_8439_appendix_a_1s() {
     assert_eq!(stream(&key, 0, 2)[0].as_slice(), hex(fourth));
     let fifth = "c2c64d378cd536374ae204b9ef933fcd1a8b2288b3dfa49672ab765b54ee27c78a970e0e955c14f3a88e741b97c286f75f8fc299e8148362fa198a39531bed6d";
     assert_eq!(stream(&[0; 32], 2 << 56, 0)[0].as_slice(), hex(fifth));
+}
+
+#[test]
+fn of_the_kernels_keys_nothing_is_left_where_they_were() {
+    #[target_feature(enable = "avx2,bmi2")]
+    fn make() -> ChaCha20 {
+        ChaCha20::new(&[7; 32])
+    }
+    kernel();
+    // SAFETY: `kernel` has found AVX2 and BMI2.
+    let cipher = unsafe { make() };
+    const CIPHER: usize = size_of::<ChaCha20>();
+    let [before, after] = before_and_after::<_, CIPHER>(cipher, 0);
+    assert_eq!(before[CIPHER - 256..], [7; 256], "each of eight words eight times");
+    assert_eq!(after, [0; CIPHER]);
+
+    let mut sum = Poly1305::new(&[7; 32]);
+    sum.lengths(3, 4);
+    let [before, after] = before_and_after::<_, 64>(sum, 0);
+    assert!(before.chunks(8).all(|word| word != [0; 8]), "accumulator, multiplier and pad");
+    assert_eq!(after, [0; 64]);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 mod configuration;
 mod evidence;
+mod flows;
 mod packets;
 mod text;
+mod tunnels;
 
 use crate::Target;
 
@@ -27,4 +29,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "configuration", seeds: configuration::said, run: configuration::run },
     Target { name: "datagram", seeds: packets::datagrams, run: packets::run_datagrams },
     Target { name: "packet", seeds: packets::packets, run: packets::run_packet },
+    Target { name: "flow", seeds: flows::flows, run: flows::run },
+    Target { name: "initiation", seeds: tunnels::initiations, run: tunnels::run_initiation },
+    Target { name: "response", seeds: tunnels::responses, run: tunnels::run_response },
+    Target { name: "cookie-reply", seeds: tunnels::cookie_replies, run: tunnels::run_cookie_reply },
+    Target { name: "data", seeds: tunnels::data, run: tunnels::run_data },
 ];

@@ -28,20 +28,20 @@ impl Outside for Seeded {
 /// An `Instant` to count from.
 pub(super) static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-fn secret(n: u8) -> WireGuardSecret {
+pub(super) fn secret(n: u8) -> WireGuardSecret {
     WireGuardSecret::from_bytes([n; 32])
 }
 
-fn key(n: u8) -> WireGuardKey {
+pub(super) fn key(n: u8) -> WireGuardKey {
     secret(n).public()
 }
 
-fn endpoint() -> SocketAddr {
+pub(super) fn endpoint() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 51_820))
 }
 
 /// Node `own`, which knows node `peer`.
-fn device(own: u8, peer: u8) -> Device {
+pub(super) fn device(own: u8, peer: u8) -> Device {
     let prefix = |n: u8| format!("10.0.{n}.0/24").parse().expect("a prefix");
     let mut device = Device::new(&secret(own), Seeded(own));
     device.set_own(vec![prefix(own)]);
@@ -51,7 +51,7 @@ fn device(own: u8, peer: u8) -> Device {
     device
 }
 
-fn packet(from: u8, to: u8) -> Vec<u8> {
+pub(super) fn packet(from: u8, to: u8) -> Vec<u8> {
     let mut packet = vec![0; 28];
     packet[0] = 0x45;
     packet[3] = 28;
