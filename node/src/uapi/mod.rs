@@ -1,7 +1,7 @@
 //! WireGuard's configuration protocol (<https://www.wireguard.com/xplatform/>): what `wg` and `wg-quick` say to a userspace device.
 //!
-//! `parse` and `print` are pure. `server` owns the socket and asks the packet path by commands, a bounded piece at a time, so that
-//! nothing that a client does holds packets up; `configure` is what the packet path then does to its device.
+//! `parse` and `print` are pure. `server` owns the socket and asks the packet path by commands, some hundred peers or prefixes at a time, so
+//! that packets pass in between; `configure` is what the packet path then does to its device.
 
 mod at_rest;
 mod configure;

@@ -38,9 +38,6 @@ const MAX_OPERATION: usize = 32 << 20;
 /// How long a client may take to say what it wants, and to take an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Peers that are configured between two packets.
-const PEERS_AT_ONCE: usize = 128;
-
 /// What clients may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -165,19 +162,14 @@ impl Shared {
     }
 
     /// In pieces, so that packets pass in between.
-    async fn set(&self, mut set: Set) -> Result<(), Errno> {
+    async fn set(&self, set: Set) -> Result<(), Errno> {
         let _alone = self.setting.lock().await;
-        let mut peers = std::mem::take(&mut set.peers).into_iter();
-        loop {
-            set.peers = peers.by_ref().take(PEERS_AT_ONCE).collect();
+        for piece in set.pieces() {
             let (ask, answered) = oneshot::channel();
-            self.commands.send(Command::Configure(set, ask)).await.map_err(|_| Errno::ENODEV)?;
+            self.commands.send(Command::Configure(piece, ask)).await.map_err(|_| Errno::ENODEV)?;
             answered.await.unwrap_or(Err(Errno::ENODEV))?;
-            if peers.len() == 0 {
-                return Ok(());
-            }
-            set = Set::default();
         }
+        Ok(())
     }
 }
 
