@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use arrayvec::ArrayVec;
 use carrick_types::{Cidr, WireGuardKey};
 use carrick_wireguard::{
     HEADER, Message, OVERHEAD,
@@ -27,7 +28,7 @@ use crate::{
     link::{Link, Receiving, Sending},
     mss,
     offload::{Coalesced, Coalescer, Segments, VnetHeader},
-    outbox::{MAX_DATAGRAM, Outbox, Transmit, Unsealed},
+    outbox::{MAX_DATAGRAM, MAX_SEGMENTS, Outbox, Transmit, Unsealed},
     packet::{addresses, udp, unpadded},
     report::{Report, Reports},
     too_big::TooBig,
@@ -38,6 +39,9 @@ const MTU: usize = 1420;
 
 /// Packets and messages that are passed on to the device at once, at most.
 const MAX_PASSED_ON: usize = 256;
+
+/// What is sealed or opened at once.
+type Batch<'a> = ArrayVec<Message<'a>, MAX_SEGMENTS>;
 
 /// What a device says to the forwarders beside its own.
 #[derive(Clone)]
@@ -420,11 +424,14 @@ impl Forwarder {
         let receiver = self.receivers.get_mut(&index)?;
         let peer = receiver.peer;
         let link = self.links.get(&peer)?;
-        let mut batch =
-            messages.chunks_mut(segment).map(Message::incoming).collect::<Result<Vec<_>, _>>().ok()?;
+        let mut batch = Batch::new();
+        for message in messages.chunks_mut(segment) {
+            batch.try_push(Message::incoming(message).ok()?).ok()?;
+        }
         let opened = receiver.receiving.key.open(&mut batch, now);
         self.opened.clear();
         self.opened.extend(batch.iter().map(|message| message.packet().map(<[u8]>::len)));
+        drop(batch);
         let heard = opened.packets + opened.keepalives > 0;
         if heard {
             let bytes: usize = self.opened.iter().flatten().map(|text| text + OVERHEAD).sum();
@@ -489,16 +496,14 @@ impl Forwarder {
     fn seal(&mut self, transmit: &mut Transmit, Unsealed { peer, at, bytes }: Unsealed) -> bool {
         let sealed = self.links.get(&peer).and_then(|link| {
             let Sending { tunnel, key, .. } = link.sending.as_ref()?;
-            let mut batch = transmit
-                .payload
-                .chunks_mut(transmit.segment)
-                .map(|datagram| {
-                    // With its padding, of the MTU that there was.
-                    let packet = datagram.len().checked_sub(OVERHEAD)?;
-                    Message::outgoing(datagram, packet, packet)
-                })
-                .collect::<Option<Vec<_>>>()?;
+            let mut batch = Batch::new();
+            for datagram in transmit.payload.chunks_mut(transmit.segment) {
+                // With its padding, of the MTU that there was.
+                let packet = datagram.len().checked_sub(OVERHEAD)?;
+                batch.try_push(Message::outgoing(datagram, packet, packet)?).ok()?;
+            }
             key.reserve(batch.len() as u64, at).ok()?.seal(&mut batch);
+            drop(batch);
             link.transfer.packets.send(bytes);
             link.transfer.messages.send(transmit.payload.len() as u64);
             Some(*tunnel)
@@ -543,7 +548,7 @@ pub(crate) fn for_each_batch(
     refused
 }
 
-/// How many bytes of the datagrams, from the beginning, are one handshake message, or data messages of one session.
+/// How many bytes of the datagrams, from the beginning, are one handshake message, or data messages of one session: no more than a [`Batch`].
 fn batch(datagrams: &[u8], segment: usize) -> usize {
     let first = datagrams.chunks(segment).next().unwrap_or_default();
     let session = |datagram: &[u8]| {
@@ -552,5 +557,5 @@ fn batch(datagrams: &[u8], segment: usize) -> usize {
     };
     let Some(index) = session(first) else { return first.len() };
     let same = datagrams.chunks(segment).take_while(|datagram| session(datagram) == Some(index));
-    same.map(<[u8]>::len).sum()
+    same.take(MAX_SEGMENTS).map(<[u8]>::len).sum()
 }
