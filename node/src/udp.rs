@@ -297,19 +297,13 @@ fn bound(address: SocketAddr, mark: u32, beside: bool) -> io::Result<UdpSocket> 
     // Without these, datagrams come one by one, answers leave from where the routing table says, and nobody hears of congestion, and all
     // goes on.
     let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
-    let _ = if address.is_ipv6() {
-        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true).and(setsockopt(
-            &socket,
-            sockopt::Ipv6RecvTClass,
-            &true,
-        ))
+    if address.is_ipv6() {
+        let _ = setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true);
+        let _ = setsockopt(&socket, sockopt::Ipv6RecvTClass, &true);
     } else {
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).and(setsockopt(
-            &socket,
-            sockopt::IpRecvTos,
-            &true,
-        ))
-    };
+        let _ = setsockopt(&socket, sockopt::Ipv4PacketInfo, &true);
+        let _ = setsockopt(&socket, sockopt::IpRecvTos, &true);
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
