@@ -7,6 +7,7 @@ mod down;
 mod faults;
 mod integrity;
 mod lifetime;
+mod moved;
 mod netns;
 mod node;
 mod order;
