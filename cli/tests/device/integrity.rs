@@ -23,7 +23,7 @@ const MEBIBYTES: u64 = 64;
 
 #[test]
 fn a_stream_comes_out_with_the_same_hash_under_loss_reordering_and_duplication() {
-    in_lab_for(limit(), |lab| assert_whole(lab, Implementation::Carrick));
+    in_lab_for(limit(), |lab| assert_whole(lab, Implementation::SingleCarrick));
 }
 
 #[test]

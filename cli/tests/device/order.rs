@@ -37,7 +37,9 @@ const WINDOW: usize = 128 << 10;
 #[test]
 fn datagrams_of_a_flow_stay_in_order_also_where_they_wait_for_new_sessions() {
     // Twice there are no keys when packets come.
-    in_lab(|lab| datagrams_stay_in_order(lab, [Implementation::Carrick; 2], &[BURSTS / 3, 2 * BURSTS / 3]));
+    in_lab(|lab| {
+        datagrams_stay_in_order(lab, [Implementation::SingleCarrick; 2], &[BURSTS / 3, 2 * BURSTS / 3])
+    });
 }
 
 #[test]
@@ -47,7 +49,7 @@ fn datagrams_of_a_flow_stay_in_order_where_several_shards_move_packets() {
 
 #[test]
 fn a_stream_stays_in_order() {
-    in_lab(|lab| a_stream_stays_in_order_with(lab, Implementation::Carrick));
+    in_lab(|lab| a_stream_stays_in_order_with(lab, Implementation::SingleCarrick));
 }
 
 #[test]

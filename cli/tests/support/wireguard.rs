@@ -31,7 +31,10 @@ pub(crate) const PORT: u16 = 51820;
 /// What makes a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Implementation {
+    /// With as many shards as the environment says.
     Carrick,
+    /// The same with one.
+    SingleCarrick,
     /// The same with several shards.
     ShardedCarrick,
     WireGuardGo,
@@ -46,7 +49,9 @@ impl Implementation {
     /// Where it is not at hand, or an environment variable names nothing.
     pub(crate) fn program(self) -> PathBuf {
         let (variable, program, install) = match self {
-            Self::Carrick | Self::ShardedCarrick => return env!("CARGO_BIN_EXE_carrick").into(),
+            Self::Carrick | Self::SingleCarrick | Self::ShardedCarrick => {
+                return env!("CARGO_BIN_EXE_carrick").into();
+            }
             Self::WireGuardGo => ("CARRICK_WIREGUARD_GO", "wireguard-go", "apt-get install wireguard-go"),
             Self::Boringtun => {
                 ("CARRICK_BORINGTUN", "boringtun-cli", "cargo install --locked boringtun-cli@0.7.1")
@@ -68,6 +73,7 @@ impl Implementation {
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Carrick => &["device", "--foreground"],
+            Self::SingleCarrick => &["device", "--foreground", "--shards", "1"],
             Self::ShardedCarrick => &["device", "--foreground", "--shards", "3"],
             Self::WireGuardGo => &["-f"],
             Self::Boringtun | Self::Gotatun => &["--foreground", "--disable-drop-privileges"],
@@ -134,7 +140,10 @@ impl Device {
 
     /// Whether it is under test.
     pub(crate) fn is_ours(&self) -> bool {
-        matches!(self.implementation, Implementation::Carrick | Implementation::ShardedCarrick)
+        matches!(
+            self.implementation,
+            Implementation::Carrick | Implementation::SingleCarrick | Implementation::ShardedCarrick
+        )
     }
 
     /// Gives it another key, and says the public half.
