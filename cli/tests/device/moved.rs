@@ -89,10 +89,13 @@ fn an_interface_moves_on_is_renamed_and_comes_home() {
         moved.assert_pings();
         // An interface with such an index is another one at home.
         let there = index(&first, "wg-one");
+        let began = moved.pair.two.last_handshake();
         add_other(&one, there);
+        (0..5).for_each(|_| moved.assert_pings());
         run(&one, "ip", &["link", "delete", "other"]);
         run(&first, "ip", &["link", "delete", "other"]);
         moved.assert_pings();
+        assert_eq!(moved.pair.two.last_handshake(), began, "the sessions stay");
         moved.down();
         await_bound(&one, false);
         moved.up();
@@ -114,6 +117,15 @@ fn an_interface_moves_on_is_renamed_and_comes_home() {
         moved.host = one.clone();
         moved.up();
         moved.assert_pings();
+        // Here super-packets are made to fit again.
+        let longest = || {
+            let shown = run(&one, "ip", &["-details", "link", "show", "dev", "wg-renamed"]);
+            shown.split("gso_max_size ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+        };
+        let before = longest();
+        run(&one, "ip", &["link", "set", "wg-renamed", "mtu", "1300"]);
+        eventually(PATIENCE, "super-packets of another length", || (longest() != before).then_some(()))
+            .unwrap();
         run(&one, "ip", &["link", "delete", "wg-renamed"]);
         assert!(moved.pair.one.process.wait(PATIENCE).unwrap().success());
         assert!(!socket("wg-one").exists());
@@ -167,15 +179,16 @@ fn an_interface_that_is_removed_where_it_was_moved_to_ends_its_device() {
     in_lab(|lab| {
         let (one, away) = (lab.host("one").unwrap(), lab.host("away").unwrap());
         own_run();
-        let remove: fn(&Host) = |away| drop(run(away, "ip", &["link", "delete", "wg-one"]));
-        let remove_while_up: fn(&Host) = |away| {
-            away.set_up("wg-one").unwrap();
-            run(away, "ip", &["link", "delete", "wg-one"]);
-        };
-        for remove in [remove, remove_while_up] {
+        for up in [false, true] {
             let device = Device::start(Implementation::Carrick, &one, "wg-one");
             one.move_interface("wg-one", &away).unwrap();
-            remove(&away);
+            away.set_up("wg-one").unwrap();
+            await_bound(&one, true);
+            if !up {
+                away.set_down("wg-one").unwrap();
+                await_bound(&one, false);
+            }
+            run(&away, "ip", &["link", "delete", "wg-one"]);
             assert!(device.process.wait(PATIENCE).unwrap().success(), "{}", device.process.output());
             assert_gone(&away, "wg-one");
         }
