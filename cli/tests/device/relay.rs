@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,13 +11,18 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+
 use crate::wireguard::{OUTSIDE, PORT, Pair};
 
-/// A datagram that waits for the next one, to come behind it, waits no longer.
-const WAIT: Duration = Duration::from_millis(5);
+/// Whether it is over is looked at so often.
+const TICK: Duration = Duration::from_millis(20);
 
-/// What the first device takes for its peer: it loses every 50th datagram, brings every 37th twice, and swaps every 23rd with the next one,
-/// each way.
+/// So many datagrams fit into one call.
+const AT_ONCE: usize = 32;
+
+/// What the first device takes for its peer: it loses every 50th datagram, brings every 37th twice, and swaps every 23rd with the one before it,
+/// where that is still there, each way.
 pub(crate) struct Relay {
     over: Arc<AtomicBool>,
     ways: Vec<(Arc<Counts>, JoinHandle<()>)>,
@@ -43,7 +49,7 @@ impl Relay {
         let ways = [(&near, &far, ends[1]), (&far, &near, ends[0])].map(|(from, to, end)| {
             let (from, to, over, counts) =
                 (from.clone(), to.clone(), over.clone(), Arc::new(Counts::default()));
-            from.set_read_timeout(Some(WAIT)).unwrap();
+            from.set_read_timeout(Some(TICK)).unwrap();
             let counted = counts.clone();
             (counts, thread::spawn(move || pass(&from, &to, end, &over, &counted)))
         });
@@ -65,35 +71,56 @@ impl Drop for Relay {
 }
 
 fn pass(from: &UdpSocket, to: &UdpSocket, end: SocketAddr, over: &AtomicBool, counts: &Counts) {
-    // A datagram that nobody listens for, or that there is no room for, is one more that is lost.
-    let send = |datagram: &[u8]| drop(to.send_to(datagram, end));
-    let count = |of: &AtomicU64| {
-        of.fetch_add(1, Ordering::Relaxed);
-    };
-    let mut waiting: Option<Vec<u8>> = None;
+    let mut way = Way { counts, datagrams: 0, on_the_way: Vec::new() };
     let mut buffer = vec![0; 1 << 16];
-    let mut number = 0_u64;
     while !over.load(Ordering::Relaxed) {
-        let Ok(length) = from.recv(&mut buffer) else {
-            waiting.take().iter().for_each(|datagram| send(datagram));
-            continue;
-        };
-        let datagram = &buffer[..length];
-        number += 1;
-        if number.is_multiple_of(50) {
-            count(&counts.lost);
-        } else if number.is_multiple_of(23) && waiting.is_none() {
-            waiting = Some(datagram.to_vec());
-        } else {
-            send(datagram);
-            if number.is_multiple_of(37) {
-                count(&counts.doubled);
-                send(datagram);
-            }
-            if let Some(earlier) = waiting.take() {
-                count(&counts.swapped);
-                send(&earlier);
-            }
+        let Ok(length) = from.recv(&mut buffer) else { continue };
+        way.post(&buffer[..length]);
+        // And what else is there.
+        while way.on_the_way.len() < AT_ONCE
+            && let Ok(length) = recv(from.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)
+        {
+            way.post(&buffer[..length]);
         }
+        way.deliver(to, end);
+    }
+}
+
+/// One direction.
+struct Way<'a> {
+    counts: &'a Counts,
+    datagrams: u64,
+    on_the_way: Vec<Vec<u8>>,
+}
+
+impl Way<'_> {
+    fn post(&mut self, datagram: &[u8]) {
+        let count = |of: &AtomicU64| {
+            of.fetch_add(1, Ordering::Relaxed);
+        };
+        self.datagrams += 1;
+        let last = self.on_the_way.len();
+        if self.datagrams.is_multiple_of(50) {
+            return count(&self.counts.lost);
+        }
+        self.on_the_way.push(datagram.to_vec());
+        if self.datagrams.is_multiple_of(37) {
+            count(&self.counts.doubled);
+            self.on_the_way.push(datagram.to_vec());
+        }
+        if self.datagrams.is_multiple_of(23) && last > 0 {
+            count(&self.counts.swapped);
+            self.on_the_way.swap(last - 1, last);
+        }
+    }
+
+    /// Those that follow each other and have one length may come to the device in one buffer.
+    fn deliver(&mut self, to: &UdpSocket, end: SocketAddr) {
+        for run in self.on_the_way.chunk_by(|a, b| a.len() == b.len()) {
+            setsockopt(to, sockopt::UdpGsoSegment, &i32::try_from(run[0].len()).unwrap()).unwrap();
+            // Those that nobody listens for, or that there is no room for, are lost, too.
+            let _ = to.send_to(&run.concat(), end);
+        }
+        self.on_the_way.clear();
     }
 }
