@@ -23,7 +23,7 @@ use crate::{
     tun::Tun,
     uapi::{Access, Server},
     udp::UdpSockets,
-    whereabouts::Whereabouts,
+    whereabouts::{Place, Whereabouts},
 };
 
 /// The MTU of the interface until somebody sets another one, in bytes: with IPv6 outside a packet of 1,500 bytes is full.
@@ -169,33 +169,48 @@ impl Link {
     /// Finds the interface wherever somebody has moved it; `None` where it is gone.
     async fn find(&mut self) -> Option<()> {
         loop {
-            let place = self.whereabouts.look().ok()?;
-            let number = match self.whereabouts.number(self.changes.handle()).await {
+            let place = self.place()?;
+            let number = timeout(ANSWERS, self.whereabouts.number(self.changes.handle())).await;
+            let number = match number.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(number) => number,
-                Err(error) => {
-                    // Gone after all, perhaps.
-                    self.whereabouts.look().ok()?;
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     tracing::warn!(%error, "the interface cannot be followed to its network namespace");
                     return None;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the interface's network namespace has no number");
+                    self.changes.begin_anew().await;
+                    continue;
                 }
             };
             let mut links = self.changes.handle().link().get().match_name(place.name.clone());
             links.message_mut().attributes.extend(number.map(LinkAttribute::IfNetnsId));
-            let answer = timeout(ANSWERS, links.execute().try_next()).await;
-            // Nothing has changed meanwhile, so that it is of this interface.
-            if let Ok(Ok(Some(link))) = answer
-                && self.whereabouts.look().ok()? == place
-            {
-                self.index = link.header.index;
-                if number != self.away {
-                    info!(interface = place.name, namespace = number, "the interface was moved");
+            match timeout(ANSWERS, links.execute().try_next()).await {
+                // Nothing has changed meanwhile, so that it is of this interface.
+                Ok(Ok(Some(link))) if self.place()? == place => {
+                    self.index = link.header.index;
+                    if number != self.away {
+                        info!(interface = place.name, namespace = number, "the interface was moved");
+                    }
+                    self.away = number;
+                    self.changes.listen_everywhere(number.is_some());
+                    return Some(());
                 }
-                self.away = number;
-                self.changes.listen_everywhere(number.is_some());
-                return Some(());
+                Ok(Ok(Some(_)) | Err(rtnetlink::Error::NetlinkError(_))) => sleep(MOVES).await,
+                Ok(Ok(None) | Err(_)) | Err(_) => self.changes.begin_anew().await,
             }
-            sleep(MOVES).await;
         }
+    }
+
+    /// Where the interface is; `None` where it is gone.
+    fn place(&self) -> Option<Place> {
+        let look = self.whereabouts.look();
+        if let Err(error) = &look
+            && error.raw_os_error() != Some(Errno::EBADFD as i32)
+        {
+            tracing::warn!(%error, "where the interface is cannot be seen");
+        }
+        look.ok()
     }
 
     /// Asks what was missed; `None` where the interface is there no longer.
