@@ -1,12 +1,16 @@
 //! What the kernel tells of its network by itself.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     Handle, MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
+    sys::AsyncSocket as _,
 };
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -24,12 +28,15 @@ pub(crate) enum Notice {
 /// Changes of some kinds. Where the kernel tells no more, it is asked anew.
 pub(crate) struct Changes {
     groups: &'static [MulticastGroup],
+    /// Whether those of other network namespaces are among them.
+    everywhere: bool,
     connection: Connection,
     backoff: Backoff,
 }
 
 struct Connection {
     task: JoinHandle<()>,
+    socket: OwnedFd,
     handle: Handle,
     messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
 }
@@ -37,7 +44,14 @@ struct Connection {
 impl Changes {
     /// From here on.
     pub(crate) fn follow(groups: &'static [MulticastGroup]) -> io::Result<Self> {
-        Ok(Self { groups, connection: Connection::open(groups)?, backoff: Backoff::new() })
+        Ok(Self { groups, everywhere: false, connection: Connection::open(groups)?, backoff: Backoff::new() })
+    }
+
+    /// From now on changes in other network namespaces are told, too, or no longer: in those that have a number in this one, and as far as
+    /// this process may hear of them. What they are about is not told apart from what has the same number here.
+    pub(crate) fn listen_everywhere(&mut self, everywhere: bool) {
+        self.everywhere = everywhere;
+        self.connection.listen_everywhere(everywhere);
     }
 
     /// A way to ask the kernel, until the next change that was [missed](Notice::Missed). What has changed before the kernel answers, and was
@@ -81,7 +95,7 @@ impl Changes {
             match Connection::open(self.groups) {
                 Ok(connection) => {
                     self.connection = connection;
-                    return;
+                    return self.listen_everywhere(self.everywhere);
                 }
                 Err(error) => tracing::warn!(%error, "the kernel tells nothing of its network"),
             }
@@ -91,9 +105,28 @@ impl Changes {
 
 impl Connection {
     fn open(groups: &[MulticastGroup]) -> io::Result<Self> {
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(groups)?;
+        let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(groups)?;
+        let socket = connection.socket_mut().socket_ref().as_fd().try_clone_to_owned()?;
         let messages = messages.map(|(message, _)| message).boxed();
-        Ok(Self { task: tokio::spawn(connection), handle, messages })
+        Ok(Self { task: tokio::spawn(connection), socket, handle, messages })
+    }
+
+    fn listen_everywhere(&self, everywhere: bool) {
+        let value = libc::c_int::from(everywhere);
+        // SAFETY: the pointer is valid for the call, and the length is that of what it points to.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_LISTEN_ALL_NSID,
+                (&raw const value).cast(),
+                size_of_val(&value) as libc::socklen_t,
+            )
+        };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            tracing::debug!(%error, everywhere, "changes in other network namespaces");
+        }
     }
 }
 

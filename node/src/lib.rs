@@ -25,6 +25,7 @@ mod stun;
 mod tun;
 mod uapi;
 mod udp;
+mod whereabouts;
 
 use std::{io, net::IpAddr, path::PathBuf};
 

@@ -11,7 +11,7 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkUnspec, MulticastGroup};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -23,6 +23,7 @@ use crate::{
     tun::Tun,
     uapi::{Access, Server},
     udp::UdpSockets,
+    whereabouts::{Place, Whereabouts},
 };
 
 /// The MTU of the interface until somebody sets another one, in bytes: with IPv6 outside a packet of 1,500 bytes is full.
@@ -30,6 +31,12 @@ const MTU: u16 = 1420;
 
 /// An answer of the kernel that takes longer got lost.
 const ANSWERS: Duration = Duration::from_secs(1);
+
+/// An interface in another network namespace is asked after so often where the kernel does not tell what becomes of it.
+const LOOKS: Duration = Duration::from_secs(1);
+
+/// One that moves on while it is looked for is looked for again.
+const MOVES: Duration = Duration::from_millis(10);
 
 /// Why there is no device, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +80,8 @@ pub async fn run(
     let tun = Tun::open(interface)?;
     let server = Server::bind(interface)?;
     let sockets = UdpSockets::bind(0, 0).map_err(StandAloneError::Socket)?;
-    let mut link = Link::of(tun.index()).await?;
+    let whereabouts = tun.whereabouts().map_err(|error| TunError::Failed(interface.to_owned(), error))?;
+    let mut link = Link::of(tun.index(), whereabouts).await?;
     let (shard, failure) =
         Shards::start_stand_alone(MTU, tun, sockets, shards).map_err(StandAloneError::PacketPath)?;
     is_there().map_err(StandAloneError::PacketPath)?;
@@ -92,6 +100,7 @@ pub async fn run(
         },
     };
     routes.abort();
+    drop(link);
     shard.stop().await;
     info!(interface, end = ?outcome.as_ref().ok(), "device stopped");
     outcome.map(drop)
@@ -100,6 +109,9 @@ pub async fn run(
 /// What the kernel says of the interface.
 struct Link {
     changes: Changes,
+    whereabouts: Whereabouts,
+    /// The number of the network namespace that it was moved to.
+    away: Option<i32>,
     index: u32,
     mtu: u16,
     up: bool,
@@ -107,41 +119,101 @@ struct Link {
 
 impl Link {
     /// Gives the interface its first MTU.
-    async fn of(index: u32) -> Result<Self, NetlinkError> {
+    async fn of(index: u32, whereabouts: Whereabouts) -> Result<Self, NetlinkError> {
         let changes = Changes::follow(&[MulticastGroup::Link]).map_err(NetlinkError::Socket)?;
         let link = LinkUnspec::new_with_index(index).mtu(MTU.into()).build();
         let set = changes.handle().link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
         netlink::limit_superpackets(changes.handle(), index, MTU).await;
-        Ok(Self { changes, index, mtu: MTU, up: false })
+        Ok(Self { changes, whereabouts, away: None, index, mtu: MTU, up: false })
     }
 
     /// Tells the packet path when the interface goes up or down, or has another MTU. Ends when it is removed.
     async fn follow(&mut self, commands: &Commands) {
         // It was down when it was made; somebody may have been quick.
-        if self.catch_up(commands).await.is_none() {
-            return;
-        }
+        let mut there = self.catch_up(commands).await;
         loop {
-            let change = match self.changes.next().await {
-                Notice::Told(change) => *change,
-                Notice::Missed if self.catch_up(commands).await.is_some() => continue,
-                Notice::Missed => return,
+            there = match there {
+                Some(()) => self.heed_next(commands).await,
+                None if self.find().await.is_some() => self.catch_up(commands).await,
+                None => return,
             };
-            if let RouteNetlinkMessage::DelLink(link) = &change
-                && link.header.index == self.index
-            {
-                return;
-            }
-            if let RouteNetlinkMessage::NewLink(link) = &change
-                && link.header.index == self.index
-            {
-                self.heed(link, commands).await;
+        }
+    }
+
+    /// Heeds the next change; `None` where the interface is there no longer.
+    async fn heed_next(&mut self, commands: &Commands) -> Option<()> {
+        let next = self.changes.next();
+        let notice = match self.away {
+            Some(_) => timeout(LOOKS, next).await.unwrap_or(Notice::Missed),
+            None => next.await,
+        };
+        let Notice::Told(change) = notice else { return self.catch_up(commands).await };
+        let (RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)) = &*change else {
+            return Some(());
+        };
+        if link.header.index != self.index {
+            return Some(());
+        }
+        // Elsewhere it may be about an interface of a third place.
+        if self.away.is_some() {
+            return self.catch_up(commands).await;
+        }
+        if let RouteNetlinkMessage::DelLink(_) = &*change {
+            return None;
+        }
+        self.heed(link, commands).await;
+        Some(())
+    }
+
+    /// Finds the interface wherever somebody has moved it; `None` where it is gone.
+    async fn find(&mut self) -> Option<()> {
+        loop {
+            let place = self.place()?;
+            let number = timeout(ANSWERS, self.whereabouts.number(self.changes.handle())).await;
+            let number = match number.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(number) => number,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::warn!(%error, "the interface cannot be followed to its network namespace");
+                    return None;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the interface's network namespace has no number");
+                    self.changes.begin_anew().await;
+                    continue;
+                }
+            };
+            let mut links = self.changes.handle().link().get().match_name(place.name.clone());
+            links.message_mut().attributes.extend(number.map(LinkAttribute::IfNetnsId));
+            match timeout(ANSWERS, links.execute().try_next()).await {
+                // Nothing has changed meanwhile, so that it is of this interface.
+                Ok(Ok(Some(link))) if self.place()? == place => {
+                    self.index = link.header.index;
+                    if number != self.away {
+                        info!(interface = place.name, namespace = number, "the interface was moved");
+                    }
+                    self.away = number;
+                    self.changes.listen_everywhere(number.is_some());
+                    return Some(());
+                }
+                Ok(Ok(Some(_)) | Err(rtnetlink::Error::NetlinkError(_))) => sleep(MOVES).await,
+                Ok(Ok(None) | Err(_)) | Err(_) => self.changes.begin_anew().await,
             }
         }
     }
 
-    /// Asks what was missed; `None` where the interface is gone.
+    /// Where the interface is; `None` where it is gone.
+    fn place(&self) -> Option<Place> {
+        let look = self.whereabouts.look();
+        if let Err(error) = &look
+            && error.raw_os_error() != Some(Errno::EBADFD as i32)
+        {
+            tracing::warn!(%error, "where the interface is cannot be seen");
+        }
+        look.ok()
+    }
+
+    /// Asks what was missed; `None` where the interface is there no longer.
     async fn catch_up(&mut self, commands: &Commands) -> Option<()> {
         loop {
             match self.ask().await? {
@@ -159,12 +231,16 @@ impl Link {
         }
     }
 
-    /// How the interface is; `None` where it is gone.
+    /// How the interface is; `None` where it is there no longer.
     async fn ask(&self) -> Option<Result<LinkMessage, rtnetlink::Error>> {
-        let mut links = self.changes.handle().link().get().match_index(self.index).execute();
-        let answer = timeout(ANSWERS, links.try_next()).await.unwrap_or(Err(rtnetlink::Error::RequestFailed));
+        let mut links = self.changes.handle().link().get().match_index(self.index);
+        links.message_mut().attributes.extend(self.away.map(LinkAttribute::IfNetnsId));
+        let answer = timeout(ANSWERS, links.execute().try_next()).await;
+        let answer = answer.unwrap_or(Err(rtnetlink::Error::RequestFailed));
+        // A namespace that has ended has no number any more.
+        let no_namespace = |code| self.away.is_some() && code == -libc::EINVAL;
         if let Err(rtnetlink::Error::NetlinkError(error)) = &answer
-            && error.raw_code() == -libc::ENODEV
+            && (error.raw_code() == -libc::ENODEV || no_namespace(error.raw_code()))
         {
             return None;
         }
@@ -176,8 +252,11 @@ impl Link {
         // Whether the packet path has ended is seen elsewhere.
         if let Some(mtu) = mtu(link).filter(|mtu| *mtu != self.mtu) {
             self.mtu = mtu;
-            let limited = netlink::limit_superpackets(self.changes.handle(), self.index, mtu);
-            let _ = timeout(ANSWERS, limited).await;
+            // Elsewhere they stay as they are: whoever asks from here for something there would have the interface moved there.
+            if self.away.is_none() {
+                let limited = netlink::limit_superpackets(self.changes.handle(), self.index, mtu);
+                let _ = timeout(ANSWERS, limited).await;
+            }
             let _ = commands.send(Command::SetMtu(mtu)).await;
         }
         let up = link.header.flags.contains(LinkFlags::Up);

@@ -19,6 +19,8 @@ use carrick_dataplane::{
 };
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
+use crate::whereabouts::Whereabouts;
+
 const DEVICE: &str = "/dev/net/tun";
 
 /// Packets without link layers, with headers that say how to cut them up.
@@ -120,6 +122,12 @@ impl Tun {
     /// The interface's index.
     pub(crate) const fn index(&self) -> u32 {
         self.index
+    }
+
+    /// A way to find the interface again when somebody has moved it. It stays until that is dropped, too.
+    pub(crate) fn whereabouts(&self) -> io::Result<Whereabouts> {
+        let queue = self.queues.first().ok_or(io::ErrorKind::NotFound)?;
+        Whereabouts::new(queue.try_clone()?)
     }
 
     /// How many queues there are.

@@ -51,6 +51,35 @@ fn several_operations_on_one_connection_are_answered_in_order() {
 }
 
 #[test]
+fn a_mere_update_changes_a_peer_that_is_there_and_makes_none_that_is_not() {
+    in_lab(|lab| {
+        let _pair = connected(lab);
+        let shown = ask(b"get=1\n\n");
+        let there = shown.lines().find_map(|line| line.strip_prefix("public_key=")).unwrap();
+        let absent = "07".repeat(32);
+        let update = |key: &str| {
+            format!(
+                "public_key={key}\nupdate_only=true\npersistent_keepalive_interval=17\n\
+                 replace_allowed_ips=true\nallowed_ip=10.9.0.0/16\n"
+            )
+        };
+        // Between two that are there, in one operation: what is said of it is passed over.
+        let said = format!("set=1\n{}{}{}\n", update(there), update(&absent), update(there));
+        assert_eq!(ask(said.as_bytes()), "errno=0\n\n");
+        let shown = ask(b"get=1\n\n");
+        assert_eq!(shown.matches("public_key=").count(), 1, "{shown}");
+        assert!(shown.contains(&format!("public_key={there}\n")), "{shown}");
+        assert_eq!(shown.matches("allowed_ip=").count(), 1, "{shown}");
+        assert!(shown.contains("\nallowed_ip=10.9.0.0/16\n"), "{shown}");
+        assert!(shown.contains("\npersistent_keepalive_interval=17\n"), "{shown}");
+        // Without it, it is made.
+        let said = format!("set=1\n{}\n", update(&absent).replace("update_only=true\n", ""));
+        assert_eq!(ask(said.as_bytes()), "errno=0\n\n");
+        assert_eq!(ask(b"get=1\n\n").matches("public_key=").count(), 2);
+    });
+}
+
+#[test]
 fn a_hundred_megabytes_hold_nobody_up() {
     in_lab(|lab| {
         let pair = connected(lab);

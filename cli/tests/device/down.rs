@@ -214,7 +214,7 @@ fn up(device: &Device) {
     run(&device.host, "ip", &["link", "set", &device.interface, "up"]);
 }
 
-fn is_bound(host: &Host, port: u16) -> bool {
+pub(crate) fn is_bound(host: &Host, port: u16) -> bool {
     bound(host).contains(&port)
 }
 

@@ -33,16 +33,38 @@ fn a_device_detaches_once_it_is_there_and_ends_with_its_interface() {
         assert_eq!((output.stdout, output.stderr), (Vec::new(), Vec::new()));
         assert_eq!(mode(&socket("wg-one")), 0o600);
         assert_eq!(mode(Path::new("/var/run/wireguard")), 0o700);
-        let client = UnixStream::connect(socket("wg-one")).unwrap();
-        let server = getsockopt(&client, sockopt::PeerCredentials).unwrap().pid();
-        assert_eq!(fs::read_to_string(format!("/proc/{server}/comm")).unwrap(), "carrick\n");
-        drop(client);
+        let comm = format!("/proc/{}/comm", server("wg-one"));
+        assert_eq!(fs::read_to_string(comm).unwrap(), "carrick\n");
         assert_eq!(run(&host, "wg", &["show", "interfaces"]), "wg-one\n");
         let addresses = run(&host, "ip", &["-oneline", "address", "show", "dev", "wg-one"]);
         assert_eq!(addresses, "", "addresses are the administrator's affair");
         run(&host, "ip", &["link", "delete", "wg-one"]);
         assert_gone(&host, "wg-one");
         assert_eq!(before.diff(&host.network_state().unwrap()), "");
+    });
+}
+
+#[test]
+fn a_device_stays_in_the_foreground_where_the_environment_says_so() {
+    in_lab(|lab| {
+        let host = lab.host("one").unwrap();
+        own_run();
+        let start = |value| {
+            let mut command = Command::new(CARRICK);
+            command.args(["device", "wg-one"]).env("WG_PROCESS_FOREGROUND", value);
+            host.spawn("wg-one", command).unwrap()
+        };
+        let process = start("1");
+        process.wait_for_line("device started", PATIENCE).unwrap();
+        assert_eq!(u32::try_from(server("wg-one")).unwrap(), process.pid());
+        assert!(process.terminate(PATIENCE).unwrap().success());
+        assert_gone(&host, "wg-one");
+        // Another value is none.
+        let process = start("0");
+        assert!(process.wait(PATIENCE).unwrap().success());
+        assert_ne!(u32::try_from(server("wg-one")).unwrap(), process.pid());
+        fs::remove_file(socket("wg-one")).unwrap();
+        assert_gone(&host, "wg-one");
     });
 }
 
@@ -150,13 +172,19 @@ fn detach(host: &Host, program: &str, arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
+/// The process that answers for a device.
+fn server(interface: &str) -> i32 {
+    let client = UnixStream::connect(socket(interface)).unwrap();
+    getsockopt(&client, sockopt::PeerCredentials).unwrap().pid()
+}
+
 fn assert_refused(output: &Output, reason: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(reason), "{said}");
 }
 
-fn assert_gone(host: &Host, interface: &str) {
+pub(crate) fn assert_gone(host: &Host, interface: &str) {
     eventually(PATIENCE, &format!("the end of {interface}"), || {
         let link = try_run(host, "ip", &["link", "show", interface]).status.success();
         (!socket(interface).exists() && !link).then_some(())

@@ -5,9 +5,13 @@
 mod bad_input;
 mod down;
 mod faults;
+mod integrity;
 mod lifetime;
+mod moved;
 mod netns;
 mod node;
+mod order;
+mod relay;
 mod tools;
 #[allow(dead_code, reason = "each test program uses its part")]
 #[path = "../support/wireguard.rs"]

@@ -69,6 +69,36 @@ fn fifty_streams_go_at_once() {
 }
 
 #[test]
+fn a_vxlan_goes_through_a_tunnel() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        pair.point(0, 0);
+        pair.assert_pings();
+        let inside = ["10.88.0.1", "10.88.0.2"];
+        for (n, device) in [&pair.one, &pair.two].into_iter().enumerate() {
+            let vxlan =
+                ["link", "add", "vxlan0", "mtu", "1370", "type", "vxlan", "id", "42", "dstport", "4789"];
+            let ends = ["local", INSIDE[n][0], "remote", INSIDE[1 - n][0]];
+            run(&device.host, "ip", &[vxlan.as_slice(), &ends].concat());
+            run(&device.host, "ip", &["address", "add", &format!("{}/24", inside[n]), "dev", "vxlan0"]);
+            device.host.set_up("vxlan0").unwrap();
+        }
+        for (from, to, address) in
+            [(&pair.one.host, &pair.two.host, inside[1]), (&pair.two.host, &pair.one.host, inside[0])]
+        {
+            eventually(PATIENCE, "an answer", || ping(from, address.parse().unwrap(), ATTEMPT).ok()).unwrap();
+            run(from, "ping", &["-q", "-c", "3", "-W", "5", "-M", "do", "-s", "1342", address]);
+            let before = pair.two.transfer();
+            let address = SocketAddr::new(address.parse().unwrap(), STREAM);
+            let sent = stream(from, to, address, Duration::from_secs(2)).unwrap();
+            assert!(sent.bytes > 8 << 20, "{} bytes", sent.bytes);
+            let after = pair.two.transfer();
+            assert!(after.0 - before.0 + after.1 - before.1 > sent.bytes, "{before:?} {after:?}");
+        }
+    });
+}
+
+#[test]
 fn counters_are_exact_and_count_every_message_with_its_padding() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);

@@ -31,7 +31,10 @@ pub(crate) const PORT: u16 = 51820;
 /// What makes a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Implementation {
+    /// With as many shards as the environment says.
     Carrick,
+    /// The same with one.
+    SingleCarrick,
     /// The same with several shards.
     ShardedCarrick,
     WireGuardGo,
@@ -40,32 +43,37 @@ pub(crate) enum Implementation {
 }
 
 impl Implementation {
-    /// Its program; `None` where it is not at hand.
+    /// Its program.
     ///
     /// # Panics
-    /// Where the one that must be there is not, or an environment variable names nothing.
-    pub(crate) fn program(self) -> Option<PathBuf> {
-        let (variable, program) = match self {
-            Self::Carrick | Self::ShardedCarrick => return Some(env!("CARGO_BIN_EXE_carrick").into()),
-            Self::WireGuardGo => ("CARRICK_WIREGUARD_GO", "wireguard-go"),
-            Self::Boringtun => ("CARRICK_BORINGTUN", "boringtun-cli"),
-            Self::Gotatun => ("CARRICK_GOTATUN", "gotatun"),
+    /// Where it is not at hand, or an environment variable names nothing.
+    pub(crate) fn program(self) -> PathBuf {
+        let (variable, program, install) = match self {
+            Self::Carrick | Self::SingleCarrick | Self::ShardedCarrick => {
+                return env!("CARGO_BIN_EXE_carrick").into();
+            }
+            Self::WireGuardGo => ("CARRICK_WIREGUARD_GO", "wireguard-go", "apt-get install wireguard-go"),
+            Self::Boringtun => {
+                ("CARRICK_BORINGTUN", "boringtun-cli", "cargo install --locked boringtun-cli@0.7.1")
+            }
+            Self::Gotatun => (
+                "CARRICK_GOTATUN",
+                "gotatun",
+                "cargo install --locked gotatun-cli@0.10.2 --no-default-features --features ring",
+            ),
         };
         let named = env::var_os(variable).map(PathBuf::from);
         if let Some(path) = &named {
             assert!(is_file(path), "{variable} names {}, which is no program", path.display());
         }
         let found = named.or_else(|| find(program));
-        assert!(
-            found.is_some() || self != Self::WireGuardGo,
-            "wireguard-go is missing: apt-get install wireguard-go"
-        );
-        found
+        found.unwrap_or_else(|| panic!("{program} is missing: {install}, or name it in {variable}"))
     }
 
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Carrick => &["device", "--foreground"],
+            Self::SingleCarrick => &["device", "--foreground", "--shards", "1"],
             Self::ShardedCarrick => &["device", "--foreground", "--shards", "3"],
             Self::WireGuardGo => &["-f"],
             Self::Boringtun | Self::Gotatun => &["--foreground", "--disable-drop-privileges"],
@@ -112,8 +120,7 @@ impl Device {
 
     /// One that listens to `wg`, and the file with the key that it is to be given.
     fn start_once(implementation: Implementation, host: &Host, interface: &str) -> (Self, PathBuf) {
-        let program = implementation.program().unwrap_or_else(|| panic!("{implementation:?} is missing"));
-        let mut command = Command::new(program);
+        let mut command = Command::new(implementation.program());
         command.args(implementation.arguments()).arg(interface);
         command.env("LOG_LEVEL", "verbose").env("WG_LOG_LEVEL", "debug");
         let process = host.spawn(interface, command).unwrap();
@@ -133,7 +140,10 @@ impl Device {
 
     /// Whether it is under test.
     pub(crate) fn is_ours(&self) -> bool {
-        matches!(self.implementation, Implementation::Carrick | Implementation::ShardedCarrick)
+        matches!(
+            self.implementation,
+            Implementation::Carrick | Implementation::SingleCarrick | Implementation::ShardedCarrick
+        )
     }
 
     /// Gives it another key, and says the public half.

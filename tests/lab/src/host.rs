@@ -208,6 +208,14 @@ impl Host {
         down.doing(|| format!("take down {interface} of {}", self.name()))
     }
 
+    /// Moves an interface to another host; it is down there, and has lost its addresses.
+    pub fn move_interface(&self, interface: &str, to: &Self) -> Result<()> {
+        let mut netlink = self.netlink();
+        let index = netlink.index(interface);
+        let moved = index.and_then(|index| netlink.set_namespace(index, to.namespace()));
+        moved.doing(|| format!("move {interface} of {} to {}", self.name(), to.name()))
+    }
+
     /// Waits until an interface that was brought up passes frames; until then the kernel drops some.
     pub(crate) fn wait_until_up(&self, interface: &str) -> Result<()> {
         let is_up = || self.netlink().is_ready(interface).ok()?.then_some(());

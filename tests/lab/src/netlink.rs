@@ -176,6 +176,10 @@ impl Netlink {
         self.set_link(index, LinkAttribute::Mtu(mtu))
     }
 
+    pub(crate) fn set_namespace(&mut self, index: u32, namespace: RawFd) -> io::Result<()> {
+        self.set_link(index, LinkAttribute::NetNsFd(namespace))
+    }
+
     /// Adds an address; `with_route` also adds the route to its prefix.
     pub(crate) fn add_address(&mut self, index: u32, address: IpNet, with_route: bool) -> io::Result<()> {
         let mut message = address_message(index, address);
