@@ -20,12 +20,9 @@ use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
 
 use self::control::Control;
 
-/// How much may wait for a reader of a socket, in bytes; the kernel may grant less.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
-
-/// How much may be on its way out of a socket: enough for an interface to be busy until a thread wakes up, and no more. What has no room yet
-/// waits in the queues of the TUN interface, which flows do not share.
-const SEND_BUFFER: usize = 256 * 1024;
+/// How much each socket may hold, in bytes, either way. What is on its way out to a slow or silent neighbour has its part of it until the
+/// interface's queue drops it: with less, few such would leave no room for anybody else.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 /// How often a free port for both families is looked for.
 const ATTEMPTS: usize = 16;
@@ -125,21 +122,12 @@ impl UdpSockets {
         SockRef::from(&self.v4).mark()
     }
 
-    /// Sends datagrams from the socket of their family: in one call, or where the kernel refuses that, one by one. `sent` is how many bytes
-    /// have gone, before and after.
-    ///
-    /// # Errors
-    /// `WouldBlock` where there is no room for the rest yet.
-    pub(crate) fn send(
-        &self,
-        Transmit { to, source, payload, segment, .. }: &Transmit,
-        sent: &mut usize,
-    ) -> io::Result<()> {
-        let rest = payload.get(*sent..).unwrap_or_default();
-        self.send_all(Endpoint { remote: *to, source: *source }, rest, *segment, sent)
+    /// Sends datagrams from the socket of their family: in one call, or where the kernel refuses that, one by one.
+    pub(crate) fn send(&self, Transmit { to, source, payload, segment, .. }: &Transmit) -> io::Result<()> {
+        self.send_all(Endpoint { remote: *to, source: *source }, payload, *segment)
     }
 
-    fn send_all(&self, mut to: Endpoint, payload: &[u8], segment: usize, sent: &mut usize) -> io::Result<()> {
+    fn send_all(&self, mut to: Endpoint, payload: &[u8], segment: usize) -> io::Result<()> {
         if payload.len() > segment && self.segments.load(Ordering::Relaxed) {
             match self.send_segments(to, payload, segment) {
                 // The interface that the datagrams leave by cannot do it, nor will it later.
@@ -155,11 +143,7 @@ impl UdpSockets {
                 outcome => return outcome.map_err(io::Error::from),
             }
         }
-        for datagram in payload.chunks(segment) {
-            self.send_one(&mut to, datagram)?;
-            *sent += datagram.len();
-        }
-        Ok(())
+        payload.chunks(segment).try_for_each(|datagram| self.send_one(&mut to, datagram))
     }
 
     /// Sends a datagram from the socket of its family.
@@ -195,8 +179,7 @@ impl UdpSockets {
         sent.map(drop).map_err(|error| error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw))
     }
 
-    /// The socket of that family.
-    pub(crate) fn socket_to(&self, to: SocketAddr) -> io::Result<&UdpSocket> {
+    fn socket_to(&self, to: SocketAddr) -> io::Result<&UdpSocket> {
         let socket = if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() };
         socket.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
@@ -292,8 +275,13 @@ fn bound(address: SocketAddr, mark: u32, beside: bool) -> io::Result<UdpSocket> 
     }
     socket.set_reuse_port(beside)?;
     socket.set_mark(mark)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
+    // More than the host lets anybody have (`net.core.rmem_max`), where this process may.
+    if setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    }
+    if setsockopt(&socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    }
     // Without these, datagrams come one by one, answers leave from where the routing table says, and nobody hears of congestion, and all
     // goes on.
     let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);

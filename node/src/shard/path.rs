@@ -3,7 +3,6 @@
 use std::{
     io,
     net::UdpSocket,
-    os::fd::AsFd as _,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -14,15 +13,10 @@ use carrick_dataplane::{
     offload::{Coalesced, VnetHeader},
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, poll},
-};
-
 use super::{queues::Queues, wake::Wake};
 use crate::{
     moderation::{Moderation, PAUSE},
-    readiness::{Readiness, Source, rounded},
+    readiness::{Readiness, Source},
     tun::Tun,
     udp::{self, Received, UdpSockets},
 };
@@ -44,9 +38,6 @@ const PACKETS_IN_QUEUE: usize = 1_000;
 
 /// So many bytes are sent before more packets are looked at.
 const SEND_AT_ONCE: usize = 60_000;
-
-/// So many bytes wait beside what the kernel has no room for, at most: packets of a turn, and handshakes that go on meanwhile.
-const MAX_WAITING: usize = 4 * 65_536;
 
 /// Room for the longest packet behind its header, and for as many datagrams as the kernel gives at once.
 const BUFFER: usize = 65_536 + 64;
@@ -79,16 +70,6 @@ pub(super) struct Path {
     queues: Queues,
     moderation: Moderation,
     buffer: Box<[u8]>,
-    /// What the kernel has no room for yet. Until it has, no packets are read: whoever sends them finds the interface's queue full, as
-    /// it would that of any interface, and none is lost here.
-    unsent: Option<Unsent>,
-}
-
-/// Datagrams that have gone up to some byte.
-#[derive(Debug)]
-struct Unsent {
-    transmit: Transmit,
-    sent: usize,
 }
 
 /// What is readable beside the queues of the interface.
@@ -159,7 +140,6 @@ impl Path {
             queues: Queues::default(),
             moderation: Moderation::default(),
             buffer: vec![0; BUFFER].into(),
-            unsent: None,
         })
     }
 
@@ -175,7 +155,6 @@ impl Path {
             former.both().for_each(|socket| self.readiness.forget(socket));
         }
         if self.sockets.is_none() {
-            self.unsent = None;
             self.drop_packets()?;
         }
         Ok(())
@@ -197,11 +176,7 @@ impl Path {
     }
 
     /// Waits until something is readable, or for so long; `None`: for ever. Queues of the interface that are readable are noted.
-    pub(super) fn wait(&mut self, mut timeout: Option<Duration>) -> io::Result<Ready> {
-        if let Some((unsent, sockets)) = self.unsent.as_ref().zip(self.sockets.as_deref()) {
-            wait_for_room(&self.wake, sockets, &unsent.transmit, timeout)?;
-            timeout = Some(Duration::ZERO);
-        }
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Ready> {
         let mut ready = Ready::default();
         let sources = self.readiness.wait(timeout)?;
         self.queues.begin(sources.filter_map(|source| {
@@ -237,9 +212,6 @@ impl Path {
         mut is_other: impl FnMut(Endpoint, &[u8]) -> bool,
     ) -> io::Result<Turns> {
         let mut turns = Turns { begun: Instant::now(), reads: 0, bytes: 0, more: false };
-        if self.unsent.is_some() {
-            self.send(engine);
-        }
         if ready.v4 {
             turns.add(self.receive(engine, |sockets| Some(&sockets.v4), &mut is_other));
         }
@@ -255,25 +227,13 @@ impl Path {
         Ok(turns)
     }
 
-    /// Sends everything that there is to send and the kernel has room for. What it refuses is lost, as on any network, and so is everything
-    /// where there are no sockets.
-    pub(super) fn send(&mut self, engine: &mut impl Engine) {
-        let all = |transmit| Unsent { transmit, sent: 0 };
-        while let Some(mut unsent) = self.unsent.take().or_else(|| engine.poll_transmit().map(all)) {
-            let Unsent { transmit, sent } = &mut unsent;
-            match self.sockets().map(|sockets| sockets.send(transmit, sent)) {
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.unsent = Some(unsent);
-                    break;
-                }
-                Some(Err(error)) => tracing::trace!(to = %transmit.to, %error, "datagrams not sent"),
-                Some(Ok(())) | None => {}
+    /// Sends everything that there is to send. What the kernel does not take is lost, as on any network, and so is everything where there
+    /// are no sockets. Nothing waits for room in a socket: one peer whose datagrams do not leave would hold up all others.
+    pub(super) fn send(&self, engine: &mut impl Engine) {
+        while let Some(transmit) = engine.poll_transmit() {
+            if let Some(Err(error)) = self.sockets().map(|sockets| sockets.send(&transmit)) {
+                tracing::trace!(to = %transmit.to, %error, "datagrams not sent");
             }
-            engine.recycle(unsent.transmit);
-        }
-        while engine.transmit_bytes() > MAX_WAITING
-            && let Some(transmit) = engine.poll_transmit()
-        {
             engine.recycle(transmit);
         }
     }
@@ -336,7 +296,6 @@ impl Path {
     fn read_packets(&mut self, engine: &mut impl Engine) -> io::Result<Turn> {
         let mut turn = Turn::default();
         while turn.goes_on()
-            && self.unsent.is_none()
             && let Some(queue) = self.queues.next()
         {
             if self.read_queue(engine, queue, &mut turn)? {
@@ -367,32 +326,11 @@ impl Path {
             if engine.transmit_bytes() >= SEND_AT_ONCE {
                 self.send(engine);
             }
-            if bytes >= BYTES_AT_ONCE || !turn.goes_on() || self.unsent.is_some() {
+            if bytes >= BYTES_AT_ONCE || !turn.goes_on() {
                 break;
             }
         }
         Ok(true)
-    }
-}
-
-/// Waits until a socket has room for these datagrams, or something but packets is readable, or for so long; `None`: for ever.
-fn wait_for_room(
-    wake: &Wake,
-    sockets: &UdpSockets,
-    transmit: &Transmit,
-    timeout: Option<Duration>,
-) -> io::Result<()> {
-    let room = |wanted| if wanted { PollFlags::POLLOUT } else { PollFlags::empty() };
-    let is_v4 = transmit.to.is_ipv4();
-    let v6 = sockets.v6.as_ref().unwrap_or(&sockets.v4);
-    let mut polled = [
-        PollFd::new(wake.as_fd(), PollFlags::POLLIN),
-        PollFd::new(sockets.v4.as_fd(), PollFlags::POLLIN | room(is_v4)),
-        PollFd::new(v6.as_fd(), PollFlags::POLLIN | room(!is_v4)),
-    ];
-    match poll(&mut polled, rounded(timeout)) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -39,7 +39,7 @@ fn seen(
     segment: usize,
 ) -> Vec<IpAddr> {
     let (other, remote) = peer(v6);
-    sockets.send_all(Endpoint { remote, source }, payload, segment, &mut 0).unwrap();
+    sockets.send_all(Endpoint { remote, source }, payload, segment).unwrap();
     let mut buffer = [0; 200];
     (0..payload.len().div_ceil(segment)).map(|_| other.recv_from(&mut buffer).unwrap().1.ip()).collect()
 }
@@ -53,7 +53,7 @@ fn what_was_sent_to_an_address_is_answered_from_there() {
     let from = next(&sockets.v4, &mut [0; 200]).arrival.from;
     let interface = nix::net::if_::if_nametoindex("lo").unwrap();
     assert_eq!(from, Endpoint { remote, source: Some(Source { address, interface }) });
-    sockets.send_all(from, &[2; 40], 40, &mut 0).unwrap();
+    sockets.send_all(from, &[2; 40], 40).unwrap();
     assert_eq!(other.recv_from(&mut [0; 200]).unwrap().1, (address, sockets.port()).into());
     assert_eq!(seen(&sockets, false, from.source, &[3; 250], 100), [address; 3], "many at once");
     assert_eq!(seen(&sockets, false, None, &[3; 250], 100), [IpAddr::from([127, 0, 0, 1]); 3]);
@@ -97,7 +97,7 @@ fn where_the_kernel_stops_cutting_up_datagrams_go_one_by_one_and_none_is_lost() 
     let payload: Vec<u8> = (0..250).collect();
     let mut buffer = [0; 200];
     let mut arrive = || {
-        sockets.send_all(to.into(), &payload, 100, &mut 0).unwrap();
+        sockets.send_all(to.into(), &payload, 100).unwrap();
         let came: Vec<_> = (0..3)
             .map(|_| other.recv(&mut buffer).map(|length| buffer[..length].to_vec()).unwrap())
             .collect();
