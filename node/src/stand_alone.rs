@@ -11,7 +11,7 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkUnspec, MulticastGroup};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant as Deadline, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -112,6 +112,8 @@ struct Link {
     whereabouts: Whereabouts,
     /// The number of the network namespace that it was moved to.
     away: Option<i32>,
+    /// When it was last asked after.
+    looked: Deadline,
     index: u32,
     mtu: u16,
     up: bool,
@@ -125,7 +127,7 @@ impl Link {
         let set = changes.handle().link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
         netlink::limit_superpackets(changes.handle(), index, MTU).await;
-        Ok(Self { changes, whereabouts, away: None, index, mtu: MTU, up: false })
+        Ok(Self { changes, whereabouts, away: None, looked: Deadline::now(), index, mtu: MTU, up: false })
     }
 
     /// Tells the packet path when the interface goes up or down, or has another MTU. Ends when it is removed.
@@ -145,7 +147,8 @@ impl Link {
     async fn heed_next(&mut self, commands: &Commands) -> Option<()> {
         let next = self.changes.next();
         let notice = match self.away {
-            Some(_) => timeout(LOOKS, next).await.unwrap_or(Notice::Missed),
+            // Changes of others do not put it off.
+            Some(_) => timeout_at(self.looked + LOOKS, next).await.unwrap_or(Notice::Missed),
             None => next.await,
         };
         let Notice::Told(change) = notice else { return self.catch_up(commands).await };
@@ -215,6 +218,7 @@ impl Link {
 
     /// Asks what was missed; `None` where the interface is there no longer.
     async fn catch_up(&mut self, commands: &Commands) -> Option<()> {
+        self.looked = Deadline::now();
         loop {
             match self.ask().await? {
                 Ok(link) => self.heed(&link, commands).await,

@@ -39,13 +39,20 @@ fn a_stream_goes_on_when_the_kernel_refuses_to_cut_datagrams_up() {
 }
 
 #[test]
-fn sockets_hold_more_than_the_host_lets_anybody_have() {
+fn sockets_ask_for_more_than_the_host_lets_anybody_have() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);
-        let sockets = run(&pair.one.host, "ss", &["--udp", "--all", "--numeric", "--memory"]);
-        // The kernel doubles what it is asked for: socket(7).
-        let has = |what| sockets.lines().filter(|line| line.contains(what)).count() >= 2;
-        assert!(has("rb8388608,") && has("tb8388608,"), "{sockets}");
+        let calls = trace(&pair, &["-e", "trace=setsockopt"], || {
+            for state in ["down", "up"] {
+                run(&pair.one.host, "ip", &["link", "set", &pair.one.interface, state]);
+            }
+            pair.point(0, 0);
+            pair.one.eventually_ping(INSIDE[1][0].parse().unwrap());
+        });
+        for option in ["SO_RCVBUFFORCE, [4194304]", "SO_SNDBUFFORCE, [4194304]"] {
+            let asked = calls.iter().filter(|call| call.contains(option)).count();
+            assert!(asked >= 2, "{option}: {calls:#?}");
+        }
     });
 }
 
@@ -56,13 +63,20 @@ fn neighbours_that_fall_silent_hold_nobody_else_up() {
         pair.point(0, 0);
         pair.assert_pings();
         let (one, two) = (&pair.one, &pair.two);
-        for number in 3..=8_u16 {
+        // Where sockets have less room (in a user namespace, as the host's limit says), one such neighbour fills half of it.
+        let sockets = run(&one.host, "ss", &["--udp", "--all", "--numeric", "--memory"]);
+        let silent = if sockets.contains("tb8388608,") { 3..=8_u8 } else { 3..=3 };
+        for number in silent.clone() {
             let (outside, inside) = (format!("192.0.2.{number}"), format!("10.77.0.{number}"));
             run(&two.host, "ip", &["address", "add", &format!("{outside}/24"), "dev", "eth0"]);
-            let other =
-                Device::start_at(Implementation::Carrick, &two.host, &format!("wg-{number}"), PORT + number);
+            let other = Device::start_at(
+                Implementation::Carrick,
+                &two.host,
+                &format!("wg-{number}"),
+                PORT + u16::from(number),
+            );
             other.set(&["peer", &one.public_key, "allowed-ips", "10.77.0.1/32"]);
-            let endpoint = format!("{outside}:{}", PORT + number);
+            let endpoint = format!("{outside}:{}", PORT + u16::from(number));
             let allowed_ips = format!("{inside}/32");
             one.set(&["peer", &other.public_key, "allowed-ips", &allowed_ips, "endpoint", &endpoint]);
             other.up(&[], "1420");
@@ -83,7 +97,7 @@ fn neighbours_that_fall_silent_hold_nobody_else_up() {
         let address = INSIDE[1][0].parse().unwrap();
         let mut trips = Vec::new();
         for round in 0..2_000 {
-            for number in 3..=8 {
+            for number in silent.clone() {
                 socket.send_to(&[7; 1300], (std::net::Ipv4Addr::new(10, 77, 0, number), 9)).unwrap();
             }
             if round % 20 == 0 {
@@ -132,18 +146,24 @@ fn is_of_many(call: &String) -> bool {
 
 /// The calls by which something is sent during `work`. The one with this number fails, where one is to fail.
 fn watch(pair: &Pair, failure: Option<(&str, usize)>, work: impl FnOnce()) -> Vec<String> {
+    let inject = failure.map(|(error, number)| format!("inject=sendmsg:error={error}:when={number}"));
+    let mut arguments = vec!["-e", "trace=sendmsg"];
+    arguments.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+    let calls = trace(pair, &arguments, work);
+    calls.into_iter().filter(|call| call.contains("sendmsg(")).collect()
+}
+
+/// What `strace` says of the first device during `work`.
+fn trace(pair: &Pair, arguments: &[&str], work: impl FnOnce()) -> Vec<String> {
     let program = find("strace").expect("strace is missing: apt-get install strace");
     let mut command = pair.one.host.command(program);
-    command.args(["-f", "-p", &pair.one.process.pid().to_string(), "-e", "trace=sendmsg"]);
-    if let Some((error, number)) = failure {
-        command.args(["-e", &format!("inject=sendmsg:error={error}:when={number}")]);
-    }
+    command.args(["-f", "-p", &pair.one.process.pid().to_string()]).args(arguments);
     let strace = pair.one.host.spawn("strace", command).unwrap();
     strace.wait_for_line("attached", PATIENCE).unwrap();
     work();
     strace.terminate(PATIENCE).unwrap();
     assert!(pair.one.process.try_wait().unwrap().is_none(), "{}", pair.one.process.output());
-    strace.stderr().lines().filter(|line| line.contains("sendmsg(")).map(str::to_owned).collect()
+    strace.stderr().lines().map(str::to_owned).collect()
 }
 
 /// A stream from the first to the second, as fast as it goes, until this is dropped.

@@ -513,27 +513,33 @@ impl Device {
         datagram: &[u8],
         now: Instant,
     ) -> Option<()> {
-        let (key, slot, incoming) =
-            match self.keys.claim(from.remote, message, datagram, &mut self.surroundings, now) {
-                Claim::Initiation(identified) => {
-                    let (own, peer) = (*identified.responder(), *identified.initiator());
-                    (peer, self.responder(own, peer, now)?, Handshake::Initiation(identified))
-                }
-                Claim::Slot(slot) => (self.slots.peer(slot)?, slot, Handshake::Message(datagram)),
-                Claim::Challenge(cookie_reply) => {
-                    self.forwarder.outbox.push(from, &cookie_reply);
-                    return None;
-                }
-                Claim::Refused(reason) => {
-                    tracing::trace!(from = %from.remote, ?message, %reason, "datagram refused");
-                    return None;
-                }
-            };
+        let claim = self.keys.claim(from.remote, message, datagram, &mut self.surroundings, now);
+        let answers = if let Claim::Response(_, own) = &claim { Some(*own) } else { None };
+        let (key, slot, incoming) = match claim {
+            Claim::Initiation(identified) => {
+                let (own, peer) = (*identified.responder(), *identified.initiator());
+                (peer, self.responder(own, peer, now)?, Handshake::Initiation(identified))
+            }
+            Claim::Slot(slot) | Claim::Response(slot, _) => {
+                (self.slots.peer(slot)?, slot, Handshake::Message(datagram))
+            }
+            Claim::Challenge(cookie_reply) => {
+                self.forwarder.outbox.push(from, &cookie_reply);
+                return None;
+            }
+            Claim::Refused(reason) => {
+                tracing::trace!(from = %from.remote, ?message, %reason, "datagram refused");
+                return None;
+            }
+        };
         let peer = self.peers.get_mut(&key)?;
         let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
-        // The end of a handshake with a key that the peer has no longer. The peer sends nothing under it that would be lost.
-        if message == MessageType::Response
-            && (tunnel.peer != key || !self.keys.allow_response(&tunnel.own, from.remote.ip(), now))
+        // The end of a handshake with a key that the peer has no longer: the peer sends nothing under it that would be lost. Or one under
+        // another key than that which it was begun with.
+        if let Some(own) = answers
+            && (tunnel.peer != key
+                || tunnel.own != own
+                || !self.keys.allow_response(&own, from.remote.ip(), now))
         {
             return None;
         }

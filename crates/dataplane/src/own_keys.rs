@@ -27,6 +27,8 @@ pub(crate) enum Claim {
     Initiation(Box<Identified>),
     /// It is for the tunnel with this slot.
     Slot(u32),
+    /// It answers an initiation of the tunnel with this slot, under this key of this node.
+    Response(u32, WireGuardKey),
     /// Nothing before the sender proves its address: this cookie reply goes to it.
     Challenge([u8; COOKIE_REPLY]),
     /// It is for nobody here.
@@ -81,7 +83,8 @@ impl OwnKey {
                 .and_then(|initiation| self.identity.identify(initiation))
                 .map(|identified| Claim::Initiation(Box::new(identified)))
         } else {
-            message::receiver(datagram).map(|index| Claim::Slot(index >> 8)).ok_or(Refused::Malformed)
+            let slot = message::receiver(datagram).map(|index| index >> 8);
+            slot.map(|slot| Claim::Response(slot, self.public)).ok_or(Refused::Malformed)
         }
     }
 

@@ -1,5 +1,5 @@
-//! What a forwarder tells the device: once of each session, however often it happened, so that there is never more to tell than there are
-//! sessions.
+//! What a forwarder tells the device: once of each session, however often it happened, so that what there is to tell is bounded by the number
+//! of sessions.
 
 use std::{collections::BTreeMap, mem, time::Instant};
 
