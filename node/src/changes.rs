@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, FromRawFd as _, IntoRawFd as _},
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
@@ -10,7 +10,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     Handle, MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    sys::AsyncSocket as _,
+    sys::{AsyncSocket as _, Socket},
 };
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -36,7 +36,8 @@ pub(crate) struct Changes {
 
 struct Connection {
     task: JoinHandle<()>,
-    socket: OwnedFd,
+    /// The same socket that the task reads.
+    socket: Socket,
     handle: Handle,
     messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
 }
@@ -107,24 +108,14 @@ impl Connection {
     fn open(groups: &[MulticastGroup]) -> io::Result<Self> {
         let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(groups)?;
         let socket = connection.socket_mut().socket_ref().as_fd().try_clone_to_owned()?;
+        // SAFETY: nobody else has this descriptor, and it is that of a netlink socket.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
         let messages = messages.map(|(message, _)| message).boxed();
         Ok(Self { task: tokio::spawn(connection), socket, handle, messages })
     }
 
     fn listen_everywhere(&self, everywhere: bool) {
-        let value = libc::c_int::from(everywhere);
-        // SAFETY: the pointer is valid for the call, and the length is that of what it points to.
-        let result = unsafe {
-            libc::setsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_NETLINK,
-                libc::NETLINK_LISTEN_ALL_NSID,
-                (&raw const value).cast(),
-                size_of_val(&value) as libc::socklen_t,
-            )
-        };
-        if result != 0 {
-            let error = io::Error::last_os_error();
+        if let Err(error) = self.socket.set_listen_all_namespaces(everywhere) {
             tracing::debug!(%error, everywhere, "changes in other network namespaces");
         }
     }

@@ -1,6 +1,12 @@
 //! A device whose interface is moved to another network namespace: its datagrams go on to leave from where it was started.
 
-use std::{net::IpAddr, process::Command, time::Instant};
+use std::{
+    net::IpAddr,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use carrick_lab::{Host, Lab, eventually, in_lab, traffic::ping};
 
@@ -163,13 +169,25 @@ fn a_process_that_may_not_hear_of_other_namespaces_follows_its_interface_all_the
         let process = one.spawn("wg-one", command).unwrap();
         process.wait_for_line("device started", PATIENCE).unwrap();
         run(&one, "wg", &["set", "wg-one", "listen-port", &PORT.to_string()]);
-        for (from, to) in [(&one, &away), (&away, &one)] {
-            from.move_interface("wg-one", to).unwrap();
-            to.set_up("wg-one").unwrap();
-            await_bound(&one, true);
-            to.set_down("wg-one").unwrap();
-            await_bound(&one, false);
-        }
+        // Changes of another interface put nothing off.
+        let over = AtomicBool::new(false);
+        let change_another = || {
+            for mtu in (1500..1700).take_while(|_| !over.load(Ordering::Relaxed)) {
+                run(&one, "ip", &["link", "set", "lo", "mtu", &mtu.to_string()]);
+                thread::sleep(Duration::from_millis(200));
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(change_another);
+            for (from, to) in [(&one, &away), (&away, &one)] {
+                from.move_interface("wg-one", to).unwrap();
+                to.set_up("wg-one").unwrap();
+                await_bound(&one, true);
+                to.set_down("wg-one").unwrap();
+                await_bound(&one, false);
+            }
+            over.store(true, Ordering::Relaxed);
+        });
         assert!(process.terminate(PATIENCE).unwrap().success());
     });
 }

@@ -445,7 +445,7 @@ impl Device {
         match report {
             Report::Sent { peer, tunnel: slot, at } => {
                 // A tunnel that is gone, and no key has replaced its peer's: whoever removed it knew why.
-                let successor = || self.replaced.get(&peer).map(|(key, _)| *key);
+                let successor = || Some(self.successor(peer)).filter(|key| *key != peer);
                 let Some(key) = self.slots.peer(slot).or_else(successor) else { return };
                 let Some(peer) = self.peers.get_mut(&key) else { return };
                 if let Some(tunnel) = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot) {
@@ -514,15 +514,15 @@ impl Device {
         now: Instant,
     ) -> Option<()> {
         let claim = self.keys.claim(from.remote, message, datagram, &mut self.surroundings, now);
-        let answers = if let Claim::Response(_, own) = &claim { Some(*own) } else { None };
-        let (key, slot, incoming) = match claim {
+        let (key, slot, incoming, answered) = match claim {
             Claim::Initiation(identified) => {
                 let (own, peer) = (*identified.responder(), *identified.initiator());
-                (peer, self.responder(own, peer, now)?, Handshake::Initiation(identified))
+                (peer, self.responder(own, peer, now)?, Handshake::Initiation(identified), None)
             }
-            Claim::Slot(slot) | Claim::Response(slot, _) => {
-                (self.slots.peer(slot)?, slot, Handshake::Message(datagram))
+            Claim::Response(slot, own) => {
+                (self.slots.peer(slot)?, slot, Handshake::Message(datagram), Some(own))
             }
+            Claim::Slot(slot) => (self.slots.peer(slot)?, slot, Handshake::Message(datagram), None),
             Claim::Challenge(cookie_reply) => {
                 self.forwarder.outbox.push(from, &cookie_reply);
                 return None;
@@ -536,7 +536,7 @@ impl Device {
         let tunnel = peer.tunnels_mut().find(|tunnel| tunnel.slot == slot)?;
         // The end of a handshake with a key that the peer has no longer: the peer sends nothing under it that would be lost. Or one under
         // another key than that which it was begun with.
-        if let Some(own) = answers
+        if let Some(own) = answered
             && (tunnel.peer != key
                 || tunnel.own != own
                 || !self.keys.allow_response(&own, from.remote.ip(), now))

@@ -1,5 +1,7 @@
 //! Splitting and coalescing, against each other and against plain checks.
 
+mod coalescing;
+
 use proptest::prelude::*;
 
 use super::{

@@ -1,12 +1,7 @@
 //! What two packets may differ in that become one. The kernel makes headers for all of a super-packet from those of the first, so whatever else
 //! differed would be lost: a mark of congestion, a window, an acknowledgement.
 
-#![allow(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
-
-use carrick_dataplane::offload::{Coalescer, VnetHeader};
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+use super::{TCP, UDP, VnetHeader, coalesce};
 
 const PAYLOAD: usize = 100;
 
@@ -156,20 +151,4 @@ fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let sum = words.fold(0, |sum, word| (sum + word) % 0xffff);
     !u16::try_from(sum).unwrap()
-}
-
-/// What the kernel would be handed for packets that came one behind the other.
-fn coalesce(packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
-    let mut buffer = packets.concat();
-    let mut coalescer = Coalescer::default();
-    let mut at = 0;
-    for packet in packets {
-        coalescer.push(&buffer, at..at + packet.len());
-        at += packet.len();
-    }
-    let mut out = Vec::new();
-    coalescer.flush(&mut buffer, |packet| {
-        out.push((packet.header, packet.parts().collect::<Vec<_>>().concat()));
-    });
-    out
 }
