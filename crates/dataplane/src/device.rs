@@ -2,7 +2,7 @@
 //! its [`Forwarder`], and by others beside it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,9 +17,9 @@ use crate::{
     ecn::Arrival,
     endpoint::Endpoint,
     filter::Filter,
-    forwarder::{Forwarder, Own, Update, for_each_batch},
+    forwarder::{Forwarder, Own, Update, Why, for_each_batch},
     link::Transfer,
-    offload::{Coalesced, Segments, VnetHeader},
+    offload::{Coalesced, VnetHeader},
     outbox::{Outbox, Transmit},
     outside::{Outside, Surroundings},
     own_keys::{Claim, FORMER_KEY_LIFE, OwnKeys},
@@ -27,7 +27,6 @@ use crate::{
     report::Report,
     slots::Slots,
     tunnel::{Handshake, Tunnel},
-    waiting::Waiting,
 };
 
 /// How often the timers of the tunnels run.
@@ -68,7 +67,8 @@ pub struct Device {
     /// The keys that peers had before and may still have tunnels under: which key they have now, and until when.
     replaced: BTreeMap<WireGuardKey, (WireGuardKey, Instant)>,
     slots: Slots,
-    waiting: Waiting,
+    /// The peers that a forwarder has packets for which wait for keys.
+    wanted: BTreeSet<WireGuardKey>,
     next_tick: Option<Instant>,
     forwarder: Forwarder,
     /// What the forwarder has done. Kept for its memory.
@@ -92,7 +92,7 @@ impl Device {
             peers: BTreeMap::new(),
             replaced: BTreeMap::new(),
             slots: Slots::new(u32::from_ne_bytes(anywhere)),
-            waiting: Waiting::default(),
+            wanted: BTreeSet::new(),
             next_tick: None,
             forwarder: Forwarder::new(Own::Prefixes(AllowedIps::default())),
             reports: Vec::new(),
@@ -116,7 +116,6 @@ impl Device {
     /// Hears what another forwarder has done.
     pub fn handle_report(&mut self, report: Report, now: Instant) {
         match report {
-            Report::Missed(header, packet) => self.handle_packet(&header, &packet, now),
             Report::Message(from, message) => {
                 // Data messages are none of the device's affair.
                 if let Ok(kind) = MessageType::of(&message) {
@@ -124,7 +123,10 @@ impl Device {
                 }
             }
             Report::Dropped(counters) => self.counters += counters,
-            Report::Sent { .. } | Report::Unsealed { .. } | Report::Received { .. } => self.heed(report),
+            Report::Sent { .. }
+            | Report::Unsealed { .. }
+            | Report::Wanted { .. }
+            | Report::Received { .. } => self.heed(report),
         }
     }
 
@@ -181,9 +183,7 @@ impl Device {
         }
         self.next_tick.get_or_insert(now + TICK);
         self.publish_all();
-        for key in self.waiting.peers().collect::<Vec<_>>() {
-            self.begin(key, now);
-        }
+        self.begin_wanted(now);
     }
 
     /// Adds a peer, or changes what is known of it. No tunnel is made before a packet or a handshake asks for one.
@@ -199,12 +199,15 @@ impl Device {
         {
             tunnel.look_for_peer();
         }
+        let allowed_ips =
+            (old.allowed_ips != peer.config.allowed_ips).then(|| peer.config.allowed_ips.clone());
         if !peer.may_shake_hands() {
             peer.cut(&mut self.slots, |_| true);
-            self.counters.unanswered += self.waiting.clear(&key);
+            if self.wanted.contains(&key) {
+                self.give_up(key, Why::Unanswered);
+            }
         }
-        if old.allowed_ips != peer.config.allowed_ips {
-            let new = peer.config.allowed_ips.clone();
+        if let Some(new) = allowed_ips {
             old.allowed_ips.into_iter().for_each(|prefix| self.update(Update::Disallow(prefix, key)));
             new.into_iter().for_each(|prefix| self.update(Update::Allow(prefix, key)));
         }
@@ -231,14 +234,17 @@ impl Device {
             peer.succeed(predecessor);
             peer.bound_former(&mut self.slots);
             self.publish(new);
-            self.waiting.hand_over(old, new);
+            self.update(Update::Succeed(*old, new));
+            if self.wanted.remove(old) {
+                self.wanted.insert(new);
+            }
             self.replaced.values_mut().filter(|(key, _)| key == old).for_each(|(key, _)| *key = new);
             self.replaced.insert(*old, (new, until));
             self.next_tick.get_or_insert(now + TICK);
         }
         self.set_peer(new, config);
         self.send_waiting(new, now);
-        if self.waiting.waits_for(&new) {
+        if self.wanted.contains(&new) {
             self.begin(new, now);
         }
     }
@@ -248,7 +254,7 @@ impl Device {
     pub fn remove_peer(&mut self, key: &WireGuardKey) {
         if let Some(mut peer) = self.detach(key) {
             peer.cut(&mut self.slots, |_| true);
-            self.counters.unanswered += self.waiting.clear(key);
+            self.give_up(*key, Why::Unanswered);
         }
         if let Some((successor, _)) = self.replaced.remove(key)
             && let Some(peer) = self.peers.get_mut(&successor)
@@ -260,15 +266,9 @@ impl Device {
 
     /// Takes a packet from this host, or many at once, as the kernel's header says.
     pub fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
-        let Some((key, segments)) = self.forwarder.route(header, packet, now) else { return };
-        let Err(segments) = self.forwarder.send(&key, segments, now) else { return };
-        // A former tunnel may have keys where those of the current one are too old.
-        if let Some(peer) = self.peers.get_mut(&key) {
-            peer.tunnels_mut().for_each(|tunnel| tunnel.refresh(now));
-        }
-        self.publish(key);
-        if let Err(segments) = self.forwarder.send(&key, segments, now) {
-            self.hold(key, segments, now);
+        self.forwarder.handle_packet(header, packet, now);
+        if self.forwarder.is_urgent() {
+            self.settle();
         }
     }
 
@@ -312,7 +312,7 @@ impl Device {
                 !lives || (wants && !tunnel.has_session())
             });
             let mut over: Vec<_> = former.map(|former| former.tunnel).collect();
-            let wanted = self.waiting.waits_for(key);
+            let wanted = self.wanted.contains(key);
             over.extend(peer.current.take_if(|tunnel| {
                 let lives = tunnel.tick(wanted, now).is_ok();
                 if lives && (peer.config.admits_new || tunnel.has_keys()) {
@@ -335,9 +335,7 @@ impl Device {
                 given_up.push(*key);
             }
         }
-        for key in given_up {
-            self.counters.unanswered += self.waiting.clear(&key);
-        }
+        given_up.into_iter().for_each(|key| self.give_up(key, Why::Unanswered));
         changed.into_iter().for_each(|key| self.publish(key));
         self.keep_alive(now);
         let idle = self.slots.is_empty() && self.replaced.is_empty() && self.keys.former().is_none();
@@ -403,7 +401,7 @@ impl Device {
     /// Tells every forwarder, its own at once.
     fn update(&mut self, update: Update) {
         self.announce(update.clone());
-        self.forwarder.handle_update(update);
+        self.forwarder.heed(update);
     }
 
     /// Tells every other forwarder.
@@ -474,7 +472,8 @@ impl Device {
                 tunnel.handle_received(index, [packets, keepalives], at);
                 self.follow_up(key, slot, at);
             }
-            Report::Missed(..) | Report::Message(..) | Report::Dropped(_) => {}
+            Report::Wanted { peer, at } => self.want(peer, at),
+            Report::Message(..) | Report::Dropped(_) => {}
         }
     }
 
@@ -484,18 +483,31 @@ impl Device {
         replaced.map_or(key, |(successor, _)| *successor)
     }
 
-    /// Keeps packets until there are keys, and sees to it that there will be some.
-    fn hold(&mut self, key: WireGuardKey, mut segments: Segments<'_>, now: Instant) {
-        if !self.peers.get(&key).is_some_and(|peer| peer.config.admits_new) {
-            self.counters.not_admitted += 1;
+    /// Sees to it that there will be keys for packets that wait, or that they wait no longer.
+    fn want(&mut self, key: WireGuardKey, now: Instant) {
+        // Whoever wants keys that there are, or has packets for a key that another one has replaced, is about to hear of that.
+        let Some(peer) = self.peers.get(&key).filter(|_| !self.forwarder.may_send(&key, now)) else { return };
+        if peer.config.admits_new {
+            self.wanted.insert(key);
+            self.begin(key, now);
             return;
         }
-        while let Some(length) = segments.next_length() {
-            let mut packet = Vec::with_capacity(length);
-            segments.append_next(&mut packet);
-            self.counters.crowded_out += self.waiting.push(key, packet);
+        let update = Update::GiveUp(key, Why::NotAdmitted);
+        // The other forwarders need not hear of each packet that comes to this one.
+        if self.forwarder.waits_for(&key) { self.forwarder.heed(update) } else { self.announce(update) }
+    }
+
+    /// Lets nothing wait for a peer any more.
+    fn give_up(&mut self, key: WireGuardKey, why: Why) {
+        self.wanted.remove(&key);
+        self.update(Update::GiveUp(key, why));
+    }
+
+    /// Begins a handshake with everyone that packets wait for.
+    fn begin_wanted(&mut self, now: Instant) {
+        for key in self.wanted.iter().copied().collect::<Vec<_>>() {
+            self.begin(key, now);
         }
-        self.begin(key, now);
     }
 
     /// Takes a handshake message, or counts it as refused.
@@ -622,15 +634,11 @@ impl Device {
         peer.current.as_ref()
     }
 
-    /// Sends what waited for a peer, where there are keys by now.
+    /// Sends what waited for a peer, where there are keys by now. The other forwarders do so when they hear of the keys.
     fn send_waiting(&mut self, key: WireGuardKey, now: Instant) {
-        while self.waiting.waits_for(&key)
-            && self.forwarder.may_send(&key, now)
-            && let Some(packet) = self.waiting.pop(&key)
-        {
-            let Ok(segments) = Segments::of(&VnetHeader::default(), &packet) else { continue };
-            let sent = self.forwarder.send(&key, segments, now);
-            debug_assert!(sent.is_ok(), "there are keys");
+        if self.forwarder.may_send(&key, now) {
+            self.wanted.remove(&key);
+            self.forwarder.send_waiting(&key, now);
         }
     }
 

@@ -1,8 +1,8 @@
 //! What moves packets: it seals and opens with the keys that the device has handed out, and knows nothing of handshakes.
 //!
 //! The device has one of its own. Where several threads move packets, each of the others has one more ([`Device::fork`](crate::Device::fork)),
-//! which the device tells what changes ([`Update`]), and which tells the device what happened ([`Report`]). None waits for another: what a
-//! forwarder has no keys for goes to the device with its next report.
+//! which the device tells what changes ([`Update`]), and which tells the device what happened ([`Report`]). None waits for another: packets
+//! that a forwarder has no keys for stay with it until the device has, so that no later packet of their flows comes before them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,12 +32,13 @@ use crate::{
     packet::{addresses, udp, unpadded},
     report::{Report, Reports},
     too_big::TooBig,
+    waiting::Waiting,
 };
 
 /// The MTU of the interface as long as nothing else is said, in bytes.
 const MTU: usize = 1420;
 
-/// Packets and messages that are passed on to the device at once, at most.
+/// Messages that are passed on to the device at once, at most.
 const MAX_PASSED_ON: usize = 256;
 
 /// What is sealed or opened at once.
@@ -56,8 +57,21 @@ pub enum Update {
     Disallow(Cidr, WireGuardKey),
     /// What it takes to exchange packets with a peer; `None`: nothing goes there, and nothing is taken from there.
     Link(WireGuardKey, Option<Link>),
+    /// What waits for the first peer waits for the second, which is the same one with another key.
+    Succeed(WireGuardKey, WireGuardKey),
+    /// What waits for a peer waits in vain.
+    GiveUp(WireGuardKey, Why),
     /// What looks at every packet.
     Filter(Option<Arc<dyn Filter>>),
+}
+
+/// Why there will be no keys for packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// No handshake came about.
+    Unanswered,
+    /// The peer may not have a tunnel.
+    NotAdmitted,
 }
 
 /// What packets from peers are taken for.
@@ -94,6 +108,7 @@ pub struct Forwarder {
     pub(crate) counters: Counters,
     filter: Option<Arc<dyn Filter>>,
     too_big: TooBig,
+    waiting: Waiting,
     /// What this host is to hear from the forwarder itself.
     answers: VecDeque<Vec<u8>>,
     reports: Reports,
@@ -116,6 +131,7 @@ impl Forwarder {
             counters: Counters::default(),
             filter: None,
             too_big: TooBig::default(),
+            waiting: Waiting::default(),
             answers: VecDeque::new(),
             reports: Reports::default(),
             passed_on: 0,
@@ -137,14 +153,39 @@ impl Forwarder {
         }
     }
 
-    /// Heeds what the device says.
-    pub fn handle_update(&mut self, update: Update) {
+    /// Heeds what the device says, and sends what waited for it.
+    pub fn handle_update(&mut self, update: Update, now: Instant) {
+        let concerns = if let Update::Link(peer, Some(_)) | Update::Succeed(_, peer) = update {
+            Some(peer)
+        } else {
+            None
+        };
+        self.heed(update);
+        if let Some(peer) = concerns.filter(|peer| self.waiting.waits_for(peer)) {
+            self.send_waiting(&peer, now);
+            // Keys that were over before this forwarder heard of them.
+            if self.waiting.waits_for(&peer) {
+                self.want(peer, now);
+            }
+        }
+    }
+
+    /// Heeds what the device says. What waits for it goes with [`Forwarder::send_waiting`].
+    pub(crate) fn heed(&mut self, update: Update) {
         match update {
             Update::Mtu(mtu) => self.mtu = mtu,
             Update::Own(own) => self.own = own,
             Update::Allow(prefix, peer) => drop(self.allow(prefix, peer)),
             Update::Disallow(prefix, peer) => drop(self.allowed_ips.remove(prefix, peer)),
             Update::Link(peer, link) => self.set_link(peer, link),
+            Update::Succeed(old, new) => self.waiting.hand_over(&old, new),
+            Update::GiveUp(peer, why) => {
+                let dropped = self.waiting.clear(&peer);
+                match why {
+                    Why::Unanswered => self.counters.unanswered += dropped,
+                    Why::NotAdmitted => self.counters.not_admitted += dropped,
+                }
+            }
             Update::Filter(filter) => self.filter = filter,
         }
     }
@@ -152,13 +193,9 @@ impl Forwarder {
     /// Takes a packet from this host, or many at once, as the kernel's header says.
     pub fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
         let Some((peer, segments)) = self.route(header, packet, now) else { return };
-        if self.send(&peer, segments, now).is_ok() {
-            return;
-        }
-        if self.has_room() {
-            self.reports.push(Report::Missed(*header, packet.to_vec()));
-        } else {
-            self.counters.crowded_out += 1;
+        // Nothing waits where there are keys.
+        if let Err(segments) = self.send(&peer, segments, now) {
+            self.hold(peer, segments, now);
         }
     }
 
@@ -299,7 +336,7 @@ impl Forwarder {
     }
 
     /// Which peer a packet of this host goes to, if it may go at all.
-    pub(crate) fn route<'a>(
+    fn route<'a>(
         &mut self,
         header: &VnetHeader,
         packet: &'a [u8],
@@ -332,19 +369,53 @@ impl Forwarder {
         Some((peer, segments))
     }
 
-    /// Whether there are keys for packets to a peer.
-    pub(crate) fn may_send(&self, peer: &WireGuardKey, now: Instant) -> bool {
-        self.links
-            .get(peer)
-            .and_then(|link| link.sending.as_ref())
-            .is_some_and(|sending| sending.key.check(now).is_ok())
+    /// Keeps packets until there are keys, and asks for some.
+    fn hold(&mut self, peer: WireGuardKey, mut segments: Segments<'_>, now: Instant) {
+        let is_first = !self.waiting.waits_for(&peer);
+        while let Some(length) = segments.next_length() {
+            let mut packet = Vec::with_capacity(length);
+            segments.append_next(&mut packet);
+            self.counters.crowded_out += self.waiting.push(peer, packet);
+        }
+        if is_first {
+            self.want(peer, now);
+        }
+    }
+
+    /// Asks the device for keys.
+    fn want(&mut self, peer: WireGuardKey, at: Instant) {
+        self.urgent = true;
+        self.reports.push(Report::Wanted { peer, at });
+    }
+
+    /// Whether there is what it takes to send packets to a peer.
+    pub(crate) fn may_send(&mut self, peer: &WireGuardKey, now: Instant) -> bool {
+        let sending = self.links.get_mut(peer).and_then(|link| link.sending.as_mut());
+        sending.is_some_and(|sending| sending.key.check(now).is_ok() && sending.to.get().is_some())
+    }
+
+    /// Whether packets wait for a peer.
+    pub(crate) fn waits_for(&self, peer: &WireGuardKey) -> bool {
+        self.waiting.waits_for(peer)
+    }
+
+    /// Sends what waited for a peer, where there are keys by now.
+    pub(crate) fn send_waiting(&mut self, peer: &WireGuardKey, now: Instant) {
+        while self.waiting.waits_for(peer)
+            && self.may_send(peer, now)
+            && let Some(packet) = self.waiting.pop(peer)
+        {
+            let Ok(segments) = Segments::of(&VnetHeader::default(), &packet) else { continue };
+            let sent = self.send(peer, segments, now);
+            debug_assert!(sent.is_ok(), "there are keys");
+        }
     }
 
     /// Puts packets into the outbox. Padding goes up to the MTU of the interface, and connections are told what fits into the path.
     ///
     /// # Errors
     /// The packets, where there are no keys for them.
-    pub(crate) fn send<'a>(
+    fn send<'a>(
         &mut self,
         peer: &WireGuardKey,
         mut segments: Segments<'a>,
@@ -402,7 +473,7 @@ impl Forwarder {
         }
     }
 
-    /// Whether another packet, or message, may wait for the next report.
+    /// Whether another message may wait for the next report.
     const fn has_room(&mut self) -> bool {
         let has_room = self.passed_on < MAX_PASSED_ON;
         self.passed_on += has_room as usize;

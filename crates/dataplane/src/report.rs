@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, mem, time::Instant};
 
 use carrick_types::WireGuardKey;
 
-use crate::{counters::Counters, endpoint::Endpoint, offload::VnetHeader};
+use crate::{counters::Counters, endpoint::Endpoint};
 
 /// So many reports are looked through for what says the same, at first.
 const MANY: usize = 1024;
@@ -28,6 +28,13 @@ pub enum Report {
         /// When.
         at: Instant,
     },
+    /// Packets wait for keys.
+    Wanted {
+        /// Whose.
+        peer: WireGuardKey,
+        /// Since when.
+        at: Instant,
+    },
     /// Authentic messages came.
     Received {
         /// The index that they named.
@@ -39,8 +46,6 @@ pub enum Report {
         /// When.
         at: Instant,
     },
-    /// A packet of this host for a peer that there are no keys for.
-    Missed(VnetHeader, Vec<u8>),
     /// A datagram that is not the forwarder's affair.
     Message(Endpoint, Vec<u8>),
     /// What was dropped since the last report.
@@ -52,6 +57,7 @@ pub enum Report {
 enum Subject {
     Sent(WireGuardKey, u32),
     Unsealed(WireGuardKey),
+    Wanted(WireGuardKey),
     Received(u32),
 }
 
@@ -60,8 +66,9 @@ impl Report {
         match self {
             Self::Sent { peer, tunnel, .. } => Some(Subject::Sent(*peer, *tunnel)),
             Self::Unsealed { peer, .. } => Some(Subject::Unsealed(*peer)),
+            Self::Wanted { peer, .. } => Some(Subject::Wanted(*peer)),
             Self::Received { index, .. } => Some(Subject::Received(*index)),
-            Self::Missed(..) | Self::Message(..) | Self::Dropped(_) => None,
+            Self::Message(..) | Self::Dropped(_) => None,
         }
     }
 
@@ -165,7 +172,7 @@ mod tests {
             Report::Received { index, packets, keepalives, at } => {
                 (format!("received {index} {packets} {keepalives}"), since(at))
             }
-            Report::Missed(..) => ("missed".into(), 0),
+            Report::Wanted { at, .. } => ("wanted".into(), since(at)),
             Report::Message(..) => ("message".into(), 0),
             Report::Dropped(_) => ("dropped".into(), 0),
         };
@@ -175,26 +182,29 @@ mod tests {
     #[test]
     fn each_session_is_told_of_once_with_all_that_happened_and_in_order() {
         let (mut reports, begin) = (Reports::default(), begin());
+        let place: std::net::SocketAddr = "192.0.2.1:51820".parse().unwrap();
         for n in 0..10_000_u64 {
             let at = begin + Duration::from_millis(n);
             reports.push(Report::Sent { peer: peer(1), tunnel: 7, at });
             reports.push(Report::Received { index: 1, packets: n == 5_000, keepalives: false, at });
             reports.push(Report::Received { index: 2, packets: false, keepalives: n == 0, at });
             if n % 5_000 == 0 {
-                reports.push(Report::Missed(VnetHeader::default(), Vec::new()));
+                reports.push(Report::Message(Endpoint::from(place), Vec::new()));
             }
             reports.push(Report::Sent { peer: peer(2), tunnel: 8, at });
             reports.push(Report::Unsealed { peer: peer(2), at });
+            reports.push(Report::Wanted { peer: peer(2), at });
             assert!(reports.list.len() <= MANY, "memory is bounded");
         }
         let expected = [
-            ("missed", 0),
-            ("missed", 0),
+            ("message", 0),
+            ("message", 0),
             ("sent 7", 9_999),
             ("received 1 true false", 9_999),
             ("received 2 false true", 9_999),
             ("sent 8", 9_999),
             ("unsealed", 9_999),
+            ("wanted", 9_999),
         ];
         assert_eq!(told(reports.take(), begin), expected.map(|(what, at)| (what.to_owned(), at)));
         assert!(reports.take().is_empty());

@@ -19,7 +19,7 @@ fn forward(net: &mut Net, number: u32) -> &mut Forwarder {
 }
 
 #[test]
-fn packets_without_keys_are_passed_on_and_the_others_need_nobody() {
+fn packets_without_keys_wait_where_they_are_and_the_others_need_nobody() {
     let mut net = Net::forked(2);
     net.flow(100);
     net.pass(20);
@@ -91,19 +91,147 @@ fn what_is_cut_off_is_cut_off_before_the_forwarder_hears_of_it() {
 }
 
 #[test]
-fn so_many_packets_are_passed_on_at_once_and_no_more() {
+fn so_many_messages_are_passed_on_at_once_and_no_more() {
     let mut net = Net::forked(2);
-    for number in 0..1000 {
+    let from: SocketAddr = "192.0.2.1:51820".parse().unwrap();
+    let mut initiation = [0; 148];
+    initiation[0] = 1;
+    let now = net.now;
+    let forwarder = net.forwarders[0].as_mut().unwrap();
+    for _ in 0..1000 {
+        forwarder.handle_datagrams(from, &mut initiation, 148, now, |_| {});
+    }
+    assert!(forwarder.is_urgent());
+    let reports = forwarder.take_reports();
+    assert_eq!(reports.iter().filter(|report| matches!(report, Report::Message(..))).count(), 256);
+    for report in reports {
+        net.devices[0].handle_report(report, net.now);
+    }
+    assert_eq!(net.devices[0].counters().refused, 1000, "none was worth anything");
+}
+
+#[test]
+fn packets_that_wait_go_before_those_that_come_when_there_are_keys() {
+    let mut net = Net::forked(2);
+    for number in 0..10 {
+        forward(&mut net, number);
+    }
+    // The device has yet to hear of them when there are keys, since the peer has begun.
+    let late = net.forwarders[0].as_mut().unwrap().take_reports();
+    net.send(1, 0);
+    net.pass(20);
+    for number in 10..20 {
+        forward(&mut net, number);
+    }
+    net.pass(6_000);
+    late.into_iter().for_each(|report| net.devices[0].handle_report(report, net.now));
+    net.pass(200);
+    assert_eq!(net.take_received(0, 1), (0..20).collect::<Vec<_>>());
+    assert_eq!(net.initiations, [0, 1]);
+}
+
+#[test]
+fn keys_that_were_over_before_a_forwarder_heard_of_them_are_asked_for_again() {
+    let mut net = Net::forked(2);
+    let mut forwarder = net.forwarders[0].take().unwrap();
+    forwarder.handle_packet(&VnetHeader::default(), &net::packet(0, 1, 0), net.now);
+    let reports = forwarder.take_reports();
+    reports.into_iter().for_each(|report| net.devices[0].handle_report(report, net.now));
+    net.drain(0);
+    net.pass(20);
+    assert!(net.last_handshake(0, 1).is_some());
+    net.leap(Duration::from_secs(200));
+    net.forwarders[0] = Some(forwarder);
+    net.drain(0);
+    net.pass(20);
+    assert_eq!(net.take_received(0, 1), [0]);
+}
+
+#[test]
+fn the_newest_256_packets_for_a_peer_wait_in_a_forwarder_and_the_device_hears_of_them_once() {
+    let mut net = Net::forked(2);
+    for number in 0..300 {
         forward(&mut net, number);
     }
     let forwarder = net.forwarders[0].as_mut().unwrap();
     assert!(forwarder.is_urgent());
     let reports = forwarder.take_reports();
-    assert_eq!(reports.iter().filter(|report| matches!(report, Report::Missed(..))).count(), 256);
-    for report in reports {
-        net.devices[0].handle_report(report, net.now);
+    assert!(matches!(reports[..], [Report::Wanted { .. }, Report::Dropped(_)]));
+    reports.into_iter().for_each(|report| net.devices[0].handle_report(report, net.now));
+    forward(&mut net, 300);
+    assert!(net.forwarders[0].as_mut().unwrap().take_reports().len() == 1, "that one more was crowded out");
+    assert_eq!(net.devices[0].counters().crowded_out, 44);
+    net.send(1, 0);
+    net.pass(20);
+    assert_eq!(net.take_received(0, 1), (45..301).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_waits_in_a_forwarder_for_a_key_that_is_replaced_goes_to_whoever_has_the_new_one() {
+    for heard in [false, true] {
+        let mut net = Net::forked(2);
+        net.rotate(1);
+        for number in 0..5 {
+            forward(&mut net, number);
+        }
+        let mut late = net.forwarders[0].as_mut().unwrap().take_reports();
+        if heard {
+            late.drain(..).for_each(|report| net.devices[0].handle_report(report, net.now));
+        }
+        net.tell(0, 1);
+        late.into_iter().for_each(|report| net.devices[0].handle_report(report, net.now));
+        for number in 5..10 {
+            forward(&mut net, number);
+        }
+        net.drain(0);
+        net.pass(20);
+        assert_eq!(net.take_received(0, 1), (0..10).collect::<Vec<_>>(), "heard: {heard}");
     }
-    assert_eq!(net.devices[0].counters().crowded_out, 744);
+}
+
+#[test]
+fn what_waits_in_a_forwarder_ends_with_the_peer_or_where_none_is_admitted_or_answers() {
+    const NUMBER: u64 = 3;
+    for (case, expected) in
+        ["removed", "not admitted", "silent"].into_iter().zip([(NUMBER, 0), (0, NUMBER), (NUMBER, 0)])
+    {
+        let mut net = Net::forked(2);
+        net.forget(1, 0);
+        if case == "not admitted" {
+            net.admit(0, 1, false);
+        }
+        for number in 0..3 {
+            forward(&mut net, number);
+        }
+        net.drain(0);
+        if case == "removed" {
+            net.forget(0, 1);
+        }
+        net.pass(100_000);
+        net.meet(1, 0);
+        net.meet(0, 1);
+        net.send(1, 0);
+        net.pass(200);
+        assert_eq!(net.take_received(1, 0), [0], "{case}");
+        assert!(net.take_received(0, 1).is_empty(), "{case}");
+        net.send(0, 1);
+        net.pass(2_000);
+        assert_eq!(net.take_received(0, 1), [0], "{case}: what comes later does not wait");
+        let counters = net.devices[0].counters();
+        assert_eq!((counters.unanswered, counters.not_admitted), expected, "{case}");
+    }
+}
+
+#[test]
+fn other_forwarders_hear_nothing_of_packets_that_the_device_itself_may_not_send() {
+    let mut net = Net::forked(2);
+    net.admit(0, 1, false);
+    let now = net.now;
+    for number in 0..50 {
+        net.devices[0].handle_packet(&VnetHeader::default(), &net::packet(0, 1, number), now);
+    }
+    assert_eq!(net.devices[0].counters().not_admitted, 50);
+    assert!(net.devices[0].poll_update().is_none());
 }
 
 #[test]

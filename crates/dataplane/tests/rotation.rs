@@ -251,6 +251,17 @@ fn packets_that_wait_do_not_need_another_packet_to_go_under_the_new_key() {
     net.devices[1].replace_peer(&key(0, 0), key(0, 2), config(0), now);
     net.pass(6);
     assert_eq!(net.take_received(1, 0), [0], "the new key of its receiver, which has a session already");
+
+    let mut net = Net::new(2);
+    net.rotate(1);
+    net.rotate(1);
+    net.send(0, 1);
+    net.pass(20);
+    assert_eq!(net.take_received(0, 1), NONE, "it waits for a key that is no more");
+    let now = net.now;
+    net.devices[0].replace_peer(&key(1, 0), key(1, 2), config(1), now);
+    net.pass(40);
+    assert_eq!(net.take_received(0, 1), [0], "the new key of its receiver, which has no session");
 }
 
 #[test]

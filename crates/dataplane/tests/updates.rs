@@ -142,7 +142,7 @@ impl Node {
     /// Does something with each forwarder, when it has heard what there is to hear, and with one more.
     fn each<R>(&mut self, mut act: impl FnMut(&mut Mover<'_>, &mut Device, Instant) -> R) -> Vec<R> {
         while let Some(update) = self.one.poll_update() {
-            self.forks.iter_mut().for_each(|fork| fork.handle_update(update.clone()));
+            self.forks.iter_mut().for_each(|fork| fork.handle_update(update.clone(), self.now));
         }
         self.forks.push(self.one.fork());
         let forks = self.forks.iter_mut().map(Mover::of_forwarder);

@@ -137,7 +137,8 @@ impl Follower {
         loop {
             match self.orders.try_recv() {
                 Ok(Order::Heed(updates)) => {
-                    updates.iter().for_each(|update| self.forwarder.handle_update(update.clone()));
+                    let now = Instant::now();
+                    updates.iter().for_each(|update| self.forwarder.handle_update(update.clone(), now));
                 }
                 Ok(Order::Use(exchange)) => self.exchange = Some(exchange),
                 Err(TryRecvError::Empty) => return,

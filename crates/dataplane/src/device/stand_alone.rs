@@ -13,7 +13,7 @@ use carrick_wireguard::PresharedKey;
 use super::Device;
 use crate::{
     endpoint::Endpoint,
-    forwarder::{Own, Update},
+    forwarder::{Own, Update, Why},
     outside::Outside,
     own_keys::OwnKeys,
     peer::{Peer, PeerConfig},
@@ -75,18 +75,16 @@ impl Device {
             &secret.cloned().unwrap_or_else(|| stand_in(&mut |bytes| surroundings.random(bytes))),
         );
         self.remove_peer(&self.keys.current.public.clone());
-        for (key, peer) in &mut self.peers {
+        for peer in self.peers.values_mut() {
             peer.cut(&mut self.slots, |_| true);
             let mute = peer.settings.as_ref().is_some_and(|settings| settings.mute);
             peer.config.admits_new = secret.is_some() && !mute;
-            if secret.is_none() {
-                self.counters.unanswered += self.waiting.clear(key);
-            }
+        }
+        if secret.is_none() {
+            std::mem::take(&mut self.wanted).into_iter().for_each(|key| self.give_up(key, Why::Unanswered));
         }
         self.publish_all();
-        for key in self.waiting.peers().collect::<Vec<_>>() {
-            self.begin(key, now);
-        }
+        self.begin_wanted(now);
         self.keep_alive(now);
     }
 

@@ -242,7 +242,7 @@ impl Net {
     }
 
     /// As the shards do: what waited for keys goes before others hear of the keys.
-    fn drain(&mut self, node: usize) {
+    pub(crate) fn drain(&mut self, node: usize) {
         if let Some(forwarder) = &mut self.forwarders[node] {
             let sent: Vec<_> = std::iter::from_fn(|| forwarder.poll_transmit()).collect();
             if forwarder.is_urgent() || self.reports_due <= self.now {
@@ -256,7 +256,7 @@ impl Net {
         }
         if let Some(forwarder) = &mut self.forwarders[node] {
             std::iter::from_fn(|| self.devices[node].poll_update())
-                .for_each(|update| forwarder.handle_update(update));
+                .for_each(|update| forwarder.handle_update(update, self.now));
         }
     }
 

@@ -58,7 +58,7 @@ impl Forked {
     /// The forwarders hear what there is to hear.
     fn tell(&mut self) {
         while let Some(update) = self.one.poll_update() {
-            self.forks.iter_mut().for_each(|fork| fork.handle_update(update.clone()));
+            self.forks.iter_mut().for_each(|fork| fork.handle_update(update.clone(), self.now));
         }
     }
 

@@ -27,7 +27,7 @@ fn arrive(host: &mut Host, fork: &mut Option<Forwarder>, from: &str, datagram: &
         panic!("there is no session");
     });
     fork.take_reports().into_iter().for_each(|report| host.handle_report(report, now));
-    std::iter::from_fn(|| host.poll_update()).for_each(|update| fork.handle_update(update));
+    std::iter::from_fn(|| host.poll_update()).for_each(|update| fork.handle_update(update, now));
 }
 
 /// It does nothing but count as refused.
@@ -47,7 +47,7 @@ fn assert_connected(one: &mut Host, fork: &mut Option<Forwarder>, two: &mut Host
     exchange(one, two, now);
     assert!(one.poll_packet().is_some() && two.poll_packet().is_some());
     if let Some(fork) = fork {
-        std::iter::from_fn(|| one.poll_update()).for_each(|update| fork.handle_update(update));
+        std::iter::from_fn(|| one.poll_update()).for_each(|update| fork.handle_update(update, now));
         fork.handle_packet(&VnetHeader::default(), &out(), now);
         let sent = fork.poll_transmit().unwrap();
         two.handle_datagram(ONE.parse().unwrap(), &sent.payload, now);
@@ -128,7 +128,7 @@ fn a_session_that_a_removed_peer_was_about_to_have_is_none_and_the_peer_can_come
         let obey = |two: &mut Host, fork: &mut Option<Forwarder>| {
             let updates: Vec<_> = std::iter::from_fn(|| two.poll_update()).collect();
             fork.iter_mut()
-                .for_each(|fork| updates.iter().for_each(|update| fork.handle_update(update.clone())));
+                .for_each(|fork| updates.iter().for_each(|update| fork.handle_update(update.clone(), now)));
         };
         obey(&mut two, &mut fork);
         two.remove_peer(&secret(1).public());
