@@ -40,7 +40,7 @@ pub use session::SessionError;
 pub use shard::MAX_SHARDS;
 pub use state::StateError;
 use tokio_util::sync::CancellationToken;
-pub use tun::TunError;
+pub use tun::{TunError, is_interface_name};
 pub use uapi::UapiError;
 #[doc(hidden)]
 pub use uapi::answer as configuration_answer;

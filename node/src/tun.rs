@@ -65,7 +65,7 @@ pub enum TunError {
     Taken(String),
     /// The name cannot be one.
     #[error(
-        "{0:?} cannot be the name of an interface: use 1 to 15 letters, digits, '-', '_' or '.', but not \"all\" or \"default\""
+        "{0:?} cannot be the name of an interface: use 1 to 15 letters, digits, '-', '_', '.', '=' or '+', but not \"all\" or \"default\""
     )]
     Name(String),
     /// Anything else.
@@ -77,8 +77,7 @@ impl Tun {
     /// Makes an interface. It is down, without addresses.
     pub(crate) fn open(name: &str) -> Result<Self, TunError> {
         let failed = |error: io::Error| TunError::Failed(name.to_owned(), error);
-        let plausible = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if !(1..=15).contains(&name.len()) || !name.bytes().all(plausible) || name.starts_with('.') {
+        if !is_interface_name(name) {
             return Err(TunError::Name(name.chars().take(40).collect()));
         }
         if if_nametoindex(name).is_ok() {
@@ -174,6 +173,13 @@ impl Tun {
         let mut queue = &self.queues[flow as usize % self.queues.len()];
         queue.write_vectored(&slices[..count])
     }
+}
+
+/// Whether an interface may have this name, as wg-quick(8) has it: what the kernel takes, less what no one would type. It keeps some of these
+/// for itself, too.
+pub fn is_interface_name(name: &str) -> bool {
+    let plausible = |b: u8| b.is_ascii_alphanumeric() || b"-_.=+".contains(&b);
+    (1..=15).contains(&name.len()) && name.bytes().all(plausible) && !name.starts_with(['.', '-'])
 }
 
 fn open_device(name: &str) -> Result<File, TunError> {

@@ -146,13 +146,11 @@ pub(super) fn parse_shards(text: &str) -> Result<usize, String> {
     shards.ok_or_else(|| format!("a number from 1 to {MAX_SHARDS}"))
 }
 
-/// What the kernel takes as an interface's name, less what no one would type.
 pub(super) fn parse_interface(text: &str) -> Result<String, String> {
-    let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=15).contains(&text.len()) && text.chars().all(plausible) && !text.starts_with(['.', '-']) {
+    if carrick_node::is_interface_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("an interface has 1 to 15 letters, digits, '-', '_' and '.'".to_owned())
+        Err("an interface has 1 to 15 letters, digits, '-', '_', '.', '=' and '+'".to_owned())
     }
 }
 

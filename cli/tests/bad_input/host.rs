@@ -77,7 +77,7 @@ fn an_impossible_interface_name_is_refused() {
             assert_eq!(status.code(), Some(2), "{name:?}: {}", process.output());
             let stderr = process.stderr();
             assert!(
-                stderr.contains("an interface has 1 to 15 letters, digits, '-', '_' and '.'"),
+                stderr.contains("an interface has 1 to 15 letters, digits, '-', '_', '.', '=' and '+'"),
                 "{stderr}"
             );
         }

@@ -71,14 +71,16 @@ fn a_device_stays_in_the_foreground_where_the_environment_says_so() {
 #[test]
 fn a_link_called_carrick_device_takes_the_name_alone_as_wg_quick_gives_it() {
     in_lab(|lab| {
+        // Of each kind of character that wg-quick takes.
+        let name = "wg_0=a+B.c-d";
         let host = lab.host("one").unwrap();
         own_run();
         symlink(CARRICK, "/run/carrick-device").unwrap();
-        let output = detach(&host, "/run/carrick-device", &["wg-one"]);
+        let output = detach(&host, "/run/carrick-device", &[name]);
         assert!(output.status.success(), "{output:?}");
-        assert_eq!(run(&host, "wg", &["show", "interfaces"]), "wg-one\n");
-        fs::remove_file(socket("wg-one")).unwrap();
-        assert_gone(&host, "wg-one");
+        assert_eq!(run(&host, "wg", &["show", "interfaces"]), format!("{name}\n"));
+        fs::remove_file(socket(name)).unwrap();
+        assert_gone(&host, name);
     });
 }
 
