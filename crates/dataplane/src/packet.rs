@@ -68,12 +68,20 @@ pub(crate) fn udp(packet: &[u8]) -> Option<((IpAddr, u16), &[u8])> {
     Some(((destination, port), payload))
 }
 
+/// Whether the header is there that a packet says it has (RFC 791: its length is in words, and at least five). IPv6's is always as long.
+pub(crate) fn has_header(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| {
+        let length = usize::from(first & 0xf) * 4;
+        first >> 4 != 4 || (20..=packet.len()).contains(&length)
+    })
+}
+
 /// A packet without what follows it: its padding. `None` where the bytes are less than it says it has, or it says it has no whole header.
 pub(crate) fn unpadded(text: &[u8]) -> Option<&[u8]> {
     let length =
         |at: usize| text.get(at..)?.first_chunk().map(|bytes| usize::from(u16::from_be_bytes(*bytes)));
     match text.first()? >> 4 {
-        4 => text.get(..length(2)?).filter(|packet| packet.len() >= 20),
+        4 => text.get(..length(2)?).filter(|packet| has_header(packet)),
         6 => text.get(..40 + length(4)?),
         _ => None,
     }
@@ -149,6 +157,12 @@ mod tests {
         for (length, whole) in [(0, false), (19, false), (20, true)] {
             v4[3] = length;
             assert_eq!(unpadded(&v4).is_some(), whole, "{length}");
+        }
+        // Or one of another length than it can have.
+        v4[3] = 28;
+        for (words, whole) in [(0, false), (4, false), (5, true), (7, true), (8, false), (15, false)] {
+            v4[0] = 0x40 | words;
+            assert_eq!(unpadded(&v4).is_some(), whole, "{words}");
         }
         let mut v6 = [0; 64];
         (v6[0], v6[5]) = (0x60, 10);

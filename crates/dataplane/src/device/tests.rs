@@ -1,4 +1,5 @@
 mod keys;
+mod malformed;
 mod removal;
 
 use std::{

@@ -8,8 +8,9 @@ use super::{
         write_u32,
     },
 };
+use crate::packet::has_header;
 
-/// The header contradicts the packet behind it.
+/// The header contradicts the packet behind it, or that contradicts itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the packet is not what its header says")]
 pub struct Malformed;
@@ -39,6 +40,9 @@ impl<'a> Segments<'a> {
     /// # Errors
     /// [`Malformed`].
     pub fn of(header: &VnetHeader, packet: &'a [u8]) -> Result<Self, Malformed> {
+        if !has_header(packet) {
+            return Err(Malformed);
+        }
         if header.gso == Gso::None {
             let checksum = header.checksum.map(|(start, offset)| (usize::from(start), usize::from(offset)));
             if checksum.is_some_and(|(start, offset)| start + offset + 2 > packet.len()) {
