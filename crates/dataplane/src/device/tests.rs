@@ -1,6 +1,7 @@
 mod keys;
 mod malformed;
 mod removal;
+mod responses;
 
 use std::{
     collections::VecDeque,

@@ -10,7 +10,7 @@ fn out() -> Vec<u8> {
 }
 
 /// The first host has begun, and the second has answered. The response is still on the way.
-fn answered(one: &mut Host, two: &mut Host, now: Instant) -> Vec<u8> {
+pub(super) fn answered(one: &mut Host, two: &mut Host, now: Instant) -> Vec<u8> {
     one.handle_packet(&out(), now);
     let initiation = one.poll_transmit().unwrap().payload;
     two.handle_datagram(ONE.parse().unwrap(), &initiation, now);
