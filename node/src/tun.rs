@@ -11,11 +11,12 @@ use std::{
     io::{self, IoSlice, Read as _, Write as _},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use carrick_dataplane::{
     flow_hash,
-    offload::{Coalesced, MAX_PARTS, VnetHeader},
+    offload::{Coalesced, Gso, MAX_PARTS, Segments, VnetHeader},
 };
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
@@ -45,6 +46,8 @@ pub(crate) struct Tun {
     queues: Vec<File>,
     index: u32,
     udp_segments: bool,
+    /// Whether the kernel once refused to take many packets as one.
+    refused: AtomicBool,
 }
 
 /// Why there is no interface.
@@ -104,13 +107,13 @@ impl Tun {
         }
         let index = if_nametoindex(name).map_err(|errno| failed(errno.into()))?;
         let udp_segments = ask_for_offloads(&queues[0]);
-        Ok(Self { queues, index, udp_segments })
+        Ok(Self { queues, index, udp_segments, refused: AtomicBool::new(false) })
     }
 
     /// None that anything could come from.
     #[cfg(test)]
     pub(crate) const fn without_queues() -> Self {
-        Self { queues: Vec::new(), index: 0, udp_segments: false }
+        Self { queues: Vec::new(), index: 0, udp_segments: false, refused: AtomicBool::new(false) }
     }
 
     /// Whether the kernel takes many UDP datagrams as one.
@@ -158,8 +161,19 @@ impl Tun {
         queue.write_vectored(&[IoSlice::new(&header), IoSlice::new(packet)])
     }
 
-    /// Hands a packet to this host, or many at once.
-    pub(crate) fn write(&self, packet: &Coalesced<'_>) -> io::Result<usize> {
+    /// Hands a packet to this host, or many at once, or where the kernel refuses that, one by one.
+    pub(crate) fn write(&self, packet: &Coalesced<'_>) -> io::Result<()> {
+        // The kernel then keeps what this host answers in the same queue.
+        let flow = packet.parts().next().and_then(flow_hash).unwrap_or_default();
+        let mut queue = &self.queues[flow as usize % self.queues.len()];
+        self.write_by(packet, |slices| queue.write_vectored(slices).map(drop))
+    }
+
+    fn write_by(
+        &self,
+        packet: &Coalesced<'_>,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let header = packet.header.to_bytes();
         let mut slices = [IoSlice::new(&[]); 1 + MAX_PARTS];
         slices[0] = IoSlice::new(&header);
@@ -168,10 +182,16 @@ impl Tun {
             *slice = IoSlice::new(part);
             count += 1;
         }
-        // The kernel then keeps what this host answers in the same queue.
-        let flow = packet.parts().next().and_then(flow_hash).unwrap_or_default();
-        let mut queue = &self.queues[flow as usize % self.queues.len()];
-        queue.write_vectored(&slices[..count])
+        match write(&slices[..count]) {
+            // It may take the next ones: what it looks at are their headers.
+            Err(error) if packet.header.gso != Gso::None && is_refusal(&error) => {
+                if !self.refused.swap(true, Ordering::Relaxed) {
+                    tracing::info!(%error, "the kernel does not take these packets as one; they are written one by one");
+                }
+                write_each(packet, write)
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -180,6 +200,28 @@ impl Tun {
 pub fn is_interface_name(name: &str) -> bool {
     let plausible = |b: u8| b.is_ascii_alphanumeric() || b"-_.=+".contains(&b);
     (1..=15).contains(&name.len()) && name.bytes().all(plausible) && !name.starts_with(['.', '-'])
+}
+
+/// Whether the kernel takes a packet for what it cannot be: not that the interface is down, or that there is no memory.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
+}
+
+/// Writes the packets that one stands for.
+fn write_each(
+    packet: &Coalesced<'_>,
+    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+) -> io::Result<()> {
+    let together = packet.parts().collect::<Vec<_>>().concat();
+    let mut segments = Segments::of(&packet.header, &together).map_err(io::Error::other)?;
+    let header = VnetHeader::default().to_bytes();
+    let mut segment = Vec::new();
+    while segments.next_length().is_some() {
+        segment.clear();
+        segments.append_next(&mut segment);
+        write(&[IoSlice::new(&header), IoSlice::new(&segment)])?;
+    }
+    Ok(())
 }
 
 fn open_device(name: &str) -> Result<File, TunError> {
@@ -235,4 +277,74 @@ fn attach(file: &File, name: &str, flags: libc::c_int) -> Result<(), Errno> {
     let flags = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL)?;
     let flags = nix::fcntl::OFlag::from_bits_retain(flags) | nix::fcntl::OFlag::O_NONBLOCK;
     nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFL(flags)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use carrick_dataplane::offload::Coalescer;
+
+    use super::*;
+
+    /// Three datagrams of one flow, as they come out of a tunnel.
+    fn datagrams() -> Vec<Vec<u8>> {
+        let mut together = vec![0; 28 + 250];
+        together[..10].copy_from_slice(&[0x45, 0, 1, 22, 0, 7, 0x40, 0, 64, 17]);
+        together[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        together[20..28].copy_from_slice(&[3, 232, 0, 80, 1, 2, 0, 0]);
+        let header = VnetHeader { gso: Gso::Udp, gso_size: 100, ..VnetHeader::default() };
+        let mut segments = Segments::of(&header, &together).unwrap();
+        let mut datagrams = Vec::new();
+        while segments.next_length().is_some() {
+            let mut datagram = Vec::new();
+            segments.append_next(&mut datagram);
+            datagrams.push(datagram);
+        }
+        datagrams
+    }
+
+    /// What a kernel gets of `packets`, and what it says in the end, where it answers many at once with `refusal`.
+    fn written(packets: &[Vec<u8>], refusal: Option<i32>) -> (Vec<(Gso, Vec<u8>)>, bool) {
+        let mut coalescer = Coalescer::default();
+        let (mut buffer, mut taken, mut delivered) = (packets.concat(), Vec::new(), true);
+        let mut at = 0;
+        for packet in packets {
+            coalescer.push(&buffer, at..at + packet.len());
+            at += packet.len();
+        }
+        coalescer.flush(&mut buffer, |packet| {
+            let outcome = Tun::without_queues().write_by(&packet, |slices| {
+                let header = VnetHeader::parse(slices[0].first_chunk().unwrap()).unwrap();
+                match refusal.filter(|_| header.gso != Gso::None) {
+                    Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+                    None => {
+                        taken.push((header.gso, slices[1..].iter().flat_map(|part| part.to_vec()).collect()));
+                        Ok(())
+                    }
+                }
+            });
+            delivered &= outcome.is_ok();
+        });
+        (taken, delivered)
+    }
+
+    #[test]
+    fn packets_that_the_kernel_does_not_take_as_one_are_written_one_by_one() {
+        let datagrams = datagrams();
+        let (taken, delivered) = written(&datagrams, None);
+        assert_eq!(
+            taken.iter().map(|(gso, packet)| (*gso, packet.len())).collect::<Vec<_>>(),
+            [(Gso::Udp, 28 + 250)]
+        );
+        assert!(delivered);
+        for errno in [libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP] {
+            let (taken, delivered) = written(&datagrams, Some(errno));
+            let alone = datagrams.iter().map(|datagram| (Gso::None, datagram.clone())).collect::<Vec<_>>();
+            assert_eq!((taken, delivered), (alone, true), "{errno}");
+        }
+    }
+
+    #[test]
+    fn what_an_interface_that_is_down_does_not_take_is_lost() {
+        assert_eq!(written(&datagrams(), Some(libc::EIO)), (Vec::new(), false));
+    }
 }
