@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod down;
+mod dropped;
 mod faults;
 mod integrity;
 mod lifetime;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::{
     Command, SocketGroup,
     deadline::Deadline,
+    drops::Drops,
     further::{Further, Order},
     path::{Engine, Path},
     report::Listener,
@@ -101,6 +102,7 @@ pub(super) struct First {
     observed: Observed,
     deadline: Arc<Deadline>,
     listener: Listener,
+    drops: Drops,
 }
 
 /// The STUN request that waits for its answer, and who is told.
@@ -143,7 +145,8 @@ impl First {
         let at_rest = (!is_up).then(|| AtRest::begin(&mut device, Instant::now()));
         let leader = Leader { device, others, is_broken: false };
         let observed = Observed { asked: None, observe };
-        Self { leader, path, group, is_up, at_rest, commands, observed, deadline, listener }
+        let drops = Drops::default();
+        Self { leader, path, group, is_up, at_rest, commands, observed, deadline, listener, drops }
     }
 
     /// Runs until the control side says that it ends, and ends the other shards with it.
@@ -182,9 +185,11 @@ impl First {
             let turns = self
                 .path
                 .read(&mut self.leader, ready, |from, datagram| observed.take(from.remote, datagram))?;
-            self.leader.device.handle_timeout(Instant::now());
+            let now = Instant::now();
+            self.leader.device.handle_timeout(now);
             self.path.send(&mut self.leader);
             self.tell_others()?;
+            self.drops.tell(|| self.leader.device.counters(), now);
             self.path.pause(&turns);
         }
     }

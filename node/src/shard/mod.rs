@@ -5,6 +5,7 @@
 //! packet from this host comes to is the kernel's choice, flow by flow; which one a datagram comes to, the index in it says ([`group`]).
 
 mod deadline;
+mod drops;
 mod first;
 mod further;
 mod group;
