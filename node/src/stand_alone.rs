@@ -116,6 +116,8 @@ struct Link {
     looked: Deadline,
     index: u32,
     mtu: u16,
+    /// The MTU that super-packets were last made to fit.
+    fitted: u16,
     up: bool,
 }
 
@@ -127,7 +129,8 @@ impl Link {
         let set = changes.handle().link().set(link).execute().await;
         set.map_err(|error| NetlinkError::Refused("set the interface's MTU".to_owned(), error))?;
         netlink::limit_superpackets(changes.handle(), index, MTU).await;
-        Ok(Self { changes, whereabouts, away: None, looked: Deadline::now(), index, mtu: MTU, up: false })
+        let looked = Deadline::now();
+        Ok(Self { changes, whereabouts, away: None, looked, index, mtu: MTU, fitted: MTU, up: false })
     }
 
     /// Tells the packet path when the interface goes up or down, or has another MTU. Ends when it is removed.
@@ -256,12 +259,15 @@ impl Link {
         // Whether the packet path has ended is seen elsewhere.
         if let Some(mtu) = mtu(link).filter(|mtu| *mtu != self.mtu) {
             self.mtu = mtu;
-            // Elsewhere they stay as they are: whoever asks from here for something there would have the interface moved there.
-            if self.away.is_none() {
-                let limited = netlink::limit_superpackets(self.changes.handle(), self.index, mtu);
-                let _ = timeout(ANSWERS, limited).await;
-            }
             let _ = commands.send(Command::SetMtu(mtu)).await;
+        }
+        // Elsewhere super-packets stay as they are until it comes home: whoever asks from here for something there would have the interface
+        // moved there.
+        if self.fitted != self.mtu && self.away.is_none() {
+            let limited = netlink::limit_superpackets(self.changes.handle(), self.index, self.mtu);
+            if timeout(ANSWERS, limited).await.is_ok() {
+                self.fitted = self.mtu;
+            }
         }
         let up = link.header.flags.contains(LinkFlags::Up);
         if up != self.up {

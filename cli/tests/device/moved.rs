@@ -44,22 +44,9 @@ fn moves_away(lab: &mut Lab, implementation: Implementation) {
     assert_eq!(run(&moved.host, "wg", &["show", "wg-one", "public-key"]).trim(), moved.pair.one.public_key);
     assert!(is_bound(&one, PORT) && !is_bound(&moved.host, PORT));
 
-    // A packet is padded to a multiple of 16 bytes, but not beyond the MTU; then there are a header and a tag of 16 bytes each.
     for (mtu, datagram) in [(1300, 1332), (1311, 1343), (1310, 1342)] {
-        run(&moved.host, "ip", &["link", "set", "wg-one", "mtu", &mtu.to_string()]);
-        eventually(PATIENCE, &format!("a full datagram with an MTU of {mtu}"), || {
-            let wire = one.capture("eth0").unwrap();
-            let size = (mtu - 28).to_string();
-            run(&moved.host, "ping", &["-q", "-c", "1", "-W", "5", "-M", "do", "-s", &size, INSIDE[1][0]]);
-            let packets = wire.packets();
-            let mut from_here = packets.iter().filter_map(|packet| packet.udp());
-            from_here
-                .any(|(from, _, payload)| {
-                    from.ip() == OUTSIDE[0][0].parse::<IpAddr>().unwrap() && payload.len() == datagram
-                })
-                .then_some(())
-        })
-        .unwrap();
+        set_mtu(&moved.host, "wg-one", mtu);
+        moved.await_full_datagram(&one, mtu, datagram);
     }
 
     moved.down();
@@ -124,17 +111,60 @@ fn an_interface_moves_on_is_renamed_and_comes_home() {
         moved.up();
         moved.assert_pings();
         // Here super-packets are made to fit again.
-        let longest = || {
-            let shown = run(&one, "ip", &["-details", "link", "show", "dev", "wg-renamed"]);
-            shown.split("gso_max_size ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
-        };
-        let before = longest();
-        run(&one, "ip", &["link", "set", "wg-renamed", "mtu", "1300"]);
-        eventually(PATIENCE, "super-packets of another length", || (longest() != before).then_some(()))
-            .unwrap();
+        let before = longest_superpacket(&one, "wg-renamed");
+        set_mtu(&one, "wg-renamed", 1300);
+        eventually(PATIENCE, "super-packets of another length", || {
+            (longest_superpacket(&one, "wg-renamed") != before).then_some(())
+        })
+        .unwrap();
         run(&one, "ip", &["link", "delete", "wg-renamed"]);
         assert!(moved.pair.one.process.wait(PATIENCE).unwrap().success());
         assert!(!socket("wg-one").exists());
+    });
+}
+
+#[test]
+fn an_interface_that_was_given_another_mtu_elsewhere_has_it_when_it_comes_home() {
+    in_lab(|lab| {
+        let pair = Pair::carrick(lab);
+        let (one, away) = (pair.one.host.clone(), lab.host("away").unwrap());
+        pair.point(0, 0);
+        pair.point(1, 0);
+        let await_longest = |longest: u32| {
+            eventually(PATIENCE, &format!("super-packets of {longest} bytes"), || {
+                (longest_superpacket(&one, "wg-one") == longest).then_some(())
+            })
+            .unwrap();
+        };
+        // What fits those that it is given here.
+        let usual = longest_superpacket(&one, "wg-one");
+        set_mtu(&one, "wg-one", 1311);
+        let fitting = eventually(PATIENCE, "super-packets of another length", || {
+            Some(longest_superpacket(&one, "wg-one")).filter(|longest| *longest != usual)
+        })
+        .unwrap();
+        set_mtu(&one, "wg-one", 1420);
+        await_longest(usual);
+
+        let mut moved = Moved { pair, host: away.clone() };
+        for up in [true, false] {
+            one.move_interface("wg-one", &away).unwrap();
+            await_bound(&one, false);
+            if up {
+                moved.host = away.clone();
+                moved.up();
+                await_bound(&one, true);
+            }
+            set_mtu(&away, "wg-one", 1311);
+            away.move_interface("wg-one", &one).unwrap();
+            await_longest(fitting);
+            moved.host = one.clone();
+            moved.up();
+            moved.assert_pings();
+            moved.await_full_datagram(&one, 1311, 1343);
+            set_mtu(&one, "wg-one", 1420);
+            await_longest(usual);
+        }
     });
 }
 
@@ -255,6 +285,24 @@ impl Moved {
         run(&self.host, "ip", &["link", "set", &self.pair.one.interface, "down"]);
     }
 
+    /// Sends packets as long as the interface takes, until they leave the home of the first device as datagrams of such a length: a packet is
+    /// padded to a multiple of 16 bytes, but not beyond the MTU; then there are a header and a tag of 16 bytes each.
+    fn await_full_datagram(&self, home: &Host, mtu: u32, datagram: usize) {
+        eventually(PATIENCE, &format!("a full datagram with an MTU of {mtu}"), || {
+            let wire = home.capture("eth0").unwrap();
+            let size = (mtu - 28).to_string();
+            run(&self.host, "ping", &["-q", "-c", "1", "-W", "5", "-M", "do", "-s", &size, INSIDE[1][0]]);
+            let packets = wire.packets();
+            let mut from_here = packets.iter().filter_map(|packet| packet.udp());
+            from_here
+                .any(|(from, _, payload)| {
+                    from.ip() == OUTSIDE[0][0].parse::<IpAddr>().unwrap() && payload.len() == datagram
+                })
+                .then_some(())
+        })
+        .unwrap();
+    }
+
     /// Both ways, and for both families inside.
     fn assert_pings(&self) {
         for (host, inside) in [(&self.host, INSIDE[1]), (&self.pair.two.host, INSIDE[0])] {
@@ -265,6 +313,16 @@ impl Moved {
             }
         }
     }
+}
+
+fn set_mtu(host: &Host, interface: &str, mtu: u32) {
+    run(host, "ip", &["link", "set", interface, "mtu", &mtu.to_string()]);
+}
+
+/// In bytes.
+fn longest_superpacket(host: &Host, interface: &str) -> u32 {
+    let shown = run(host, "ip", &["-details", "link", "show", "dev", interface]);
+    shown.split("gso_max_size ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
 }
 
 /// Whether the device's port is bound is whether its interface is up as far as it knows.
