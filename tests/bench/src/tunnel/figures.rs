@@ -105,8 +105,15 @@ impl Figures {
         let rows: Vec<Vec<String>> = std::iter::once(head).chain(self.rows.iter().map(row)).collect();
         let missing: String =
             self.missing.iter().map(|missing| format!("NOT MEASURED: {missing}\n")).collect();
+        let failed: String = self
+            .rows
+            .iter()
+            .flat_map(|row| row.values.iter().map(move |value| (&row.case, value)))
+            .filter_map(|(case, value)| Some((case, value.of, value.failed.as_ref()?)))
+            .map(|(case, of, reason)| format!("FAILED: {case}: {of}: {reason}\n"))
+            .collect();
         format!(
-            "{}; {} s each, medians of {}; (times {REFERENCE})\n{}\n\n{}{missing}",
+            "{}; {} s each, medians of {}; (times {REFERENCE})\n{}\n\n{}{missing}{failed}",
             self.machine,
             self.seconds,
             self.rounds,
@@ -155,6 +162,7 @@ mod tests {
         figures.fail(Case::Handshakes, "carrick", &anyhow::anyhow!("not one was answered"));
         let (table, json) = (figures.to_table(), serde_json::to_string(&figures).unwrap());
         assert!(table.contains("handshakes: failed") && json.contains("not one was answered"), "{table}");
+        assert!(table.ends_with("FAILED: handshakes: carrick: not one was answered\n"), "{table}");
         assert!(!json.contains("ratio") && !json.contains("null"), "{json}");
     }
 
