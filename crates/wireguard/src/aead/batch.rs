@@ -94,7 +94,10 @@ fn open(key: &[u8; 32], messages: &mut [Message<'_>]) {
     for messages in messages.chunks_mut(AT_ONCE) {
         let mut sums = Sums::new(&mut stream, messages);
         let compare_tag = |message: &mut Message<'_>, tag: [u8; TAG]| {
-            message.opened = message.body.last_chunk::<TAG>().is_some_and(|theirs| tag.ct_eq(theirs).into());
+            // As a number: byte by byte takes 12 ns more.
+            let same =
+                |theirs: &[u8; TAG]| u128::from_le_bytes(tag).ct_eq(&u128::from_le_bytes(*theirs)).into();
+            message.opened = message.body.last_chunk().is_some_and(same);
         };
         let mut at = Place::default();
         loop {
