@@ -36,6 +36,8 @@ WG_PROCESS_FOREGROUND=1 is --foreground.
 
 Examples:
   carrick device wg0 && wg setconf wg0 wg0.conf
+
+Where the kernel has no WireGuard, for wg-quick:
   ln -s $(command -v carrick) /usr/local/bin/carrick-device
   WG_QUICK_USERSPACE_IMPLEMENTATION=carrick-device wg-quick up wg0")]
 pub(crate) struct Device {

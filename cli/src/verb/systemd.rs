@@ -62,7 +62,8 @@ fn systemctl(arguments: &[&str]) -> Result<()> {
 }
 
 impl Service {
-    /// The unit file. It leaves the node what it needs: `CAP_NET_ADMIN`, `/dev/net/tun`, `/proc/sys/net`, its state directory.
+    /// The unit file. It leaves the node what it needs: `CAP_NET_ADMIN`, `/dev/net/tun`, `/proc/sys/net`, its state directory, where `wg` looks
+    /// for interfaces (which it may have in common with others), and to put its packets before other threads.
     fn unit(&self) -> Result<String> {
         let (program, state_dir) = (quoted(&self.program)?, quoted(&self.state_dir)?);
         let Self { interface, mtu, listen_port, shards, .. } = self;
@@ -87,11 +88,15 @@ RestartSteps=8
 RestartMaxDelaySec=300
 UMask=0077
 CapabilityBoundingSet=CAP_NET_ADMIN
+LimitNICE=-10
 NoNewPrivileges=yes
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 {device}ProtectSystem=strict
 ReadWritePaths={state_dir}
+RuntimeDirectory=wireguard
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
 ProtectHome=read-only
 ProtectClock=yes
 ProtectControlGroups=yes

@@ -1,6 +1,6 @@
 //! The WireGuard device: which peer an address belongs to, and the tunnels to those peers, made when they are first needed.
 //!
-//! Pure: packets, datagrams and time come in as arguments, transmits and packets go out through `poll_*`.
+//! Pure: packets, datagrams and time come in as arguments. Transmits go out through `poll_*`, and packets to whoever is passed to take them.
 //! Start at [`Device`]. Sockets and the TUN interface live in `carrick_node::shard`.
 //!
 //! The protocol is `carrick_wireguard`'s; what it takes from outside comes in by [`Outside`].

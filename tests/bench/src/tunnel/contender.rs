@@ -41,8 +41,10 @@ impl Contender {
         let (program, remedy) = match self {
             Self::Carrick => ("carrick", "cargo build --release"),
             Self::WireGuardGo => ("wireguard-go", "apt-get install wireguard-go"),
-            Self::Boringtun => ("boringtun-cli", "cargo install boringtun-cli"),
-            Self::Gotatun => ("gotatun", "cargo install gotatun-cli"),
+            Self::Boringtun => ("boringtun-cli", "cargo install --locked boringtun-cli@0.7.1"),
+            Self::Gotatun => {
+                ("gotatun", "cargo install --locked gotatun-cli@0.10.2 --no-default-features --features ring")
+            }
         };
         let found = match &named {
             Some(path) => path.is_file().then(|| path.clone()),

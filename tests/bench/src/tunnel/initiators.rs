@@ -1,8 +1,8 @@
 //! Many peers of one device, which do nothing but begin handshakes with it.
 //!
 //! They come in bursts, as after an outage, and the next burst goes when the one before is answered. So no device is asked for more than
-//! it can do, whatever that is: nothing is lost in its queues, and none of the measures against floods that devices have begins to bite.
-//! Where a device asks for a cookie all the same, the peer's next initiation has it. Devices admit 20 handshakes a second of each sender: with 256,
+//! it can do, whatever that is, and nothing is lost in its queues. Where a device asks for a cookie, as against a flood, the peer's next
+//! initiation has it. Devices admit 20 handshakes a second of each sender: with 256,
 //! that is 5,120, and one that did more would need more peers.
 
 use std::{
