@@ -195,8 +195,8 @@ impl Tun {
     }
 }
 
-/// Whether an interface may have this name, as wg-quick(8) has it: what the kernel takes, less what no one would type. It keeps some of these
-/// for itself, too.
+/// Whether an interface may have this name, as wg-quick(8) has it: what the kernel takes, less what no one would type. The kernel keeps `all`
+/// and `default` for itself.
 pub fn is_interface_name(name: &str) -> bool {
     let plausible = |b: u8| b.is_ascii_alphanumeric() || b"-_.=+".contains(&b);
     (1..=15).contains(&name.len()) && name.bytes().all(plausible) && !name.starts_with(['.', '-'])
@@ -215,13 +215,14 @@ fn write_each(
     let together = packet.parts().collect::<Vec<_>>().concat();
     let mut segments = Segments::of(&packet.header, &together).map_err(io::Error::other)?;
     let header = VnetHeader::default().to_bytes();
-    let mut segment = Vec::new();
+    let (mut segment, mut outcome) = (Vec::new(), Ok(()));
     while segments.next_length().is_some() {
         segment.clear();
         segments.append_next(&mut segment);
-        write(&[IoSlice::new(&header), IoSlice::new(&segment)])?;
+        // One that is refused is no reason to lose those behind it.
+        outcome = outcome.and(write(&[IoSlice::new(&header), IoSlice::new(&segment)]));
     }
-    Ok(())
+    outcome
 }
 
 fn open_device(name: &str) -> Result<File, TunError> {

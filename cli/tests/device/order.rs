@@ -13,6 +13,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::wireguard::{INSIDE, Implementation, PATIENCE, Pair};
 
+/// Flows: more than shards, so that most of these have some.
+const FLOWS: usize = 8;
+
 /// Bytes of a datagram.
 const DATAGRAM: usize = 1200;
 
@@ -63,10 +66,13 @@ fn datagrams_stay_in_order(lab: &mut Lab, implementation: Implementation) {
     pair.point(0, 0);
     pair.assert_pings();
     let receiver = pair.two.host.udp_bind(SocketAddr::new(INSIDE[1][0].parse().unwrap(), 0)).unwrap();
-    let sender = pair.one.host.udp_bind(SocketAddr::new(INSIDE[0][0].parse().unwrap(), 0)).unwrap();
-    sender.connect(receiver.local_addr().unwrap()).unwrap();
-    // Several in one buffer are as many datagrams, and may come to the device as one.
-    setsockopt(&sender, sockopt::UdpGsoSegment, &i32::try_from(DATAGRAM).unwrap()).unwrap();
+    let senders = [(); FLOWS].map(|()| {
+        let sender = pair.one.host.udp_bind(SocketAddr::new(INSIDE[0][0].parse().unwrap(), 0)).unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        // Several in one buffer are as many datagrams, and may come to the device as one.
+        setsockopt(&sender, sockopt::UdpGsoSegment, &i32::try_from(DATAGRAM).unwrap()).unwrap();
+        sender
+    });
     receiver.set_read_timeout(Some(SILENCE)).unwrap();
     let began = pair.two.last_handshake();
     let numbers = thread::scope(|scope| {
@@ -75,23 +81,28 @@ fn datagrams_stay_in_order(lab: &mut Lab, implementation: Implementation) {
             if LOSSES.contains(&burst) {
                 pair.forget(0);
             }
+            let sender = &senders[burst % FLOWS];
             let datagrams: Vec<Vec<u8>> = (burst * BURST..(burst + 1) * BURST).map(datagram).collect();
-            if burst % 2 == 0 {
-                datagrams.iter().for_each(|datagram| send(&sender, datagram));
+            if burst / FLOWS % 2 == 0 {
+                datagrams.iter().for_each(|datagram| send(sender, datagram));
             } else {
-                datagrams.chunks(BURST / 2).for_each(|datagrams| send(&sender, &datagrams.concat()));
+                datagrams.chunks(BURST / 2).for_each(|datagrams| send(sender, &datagrams.concat()));
             }
             thread::sleep(PAUSE);
         }
         receiving.join().unwrap()
     });
-    let early = numbers.windows(2).filter(|pair| pair[0] >= pair[1]).collect::<Vec<_>>();
+    let mut early = Vec::new();
+    for flow in 0..FLOWS {
+        let of_flow = numbers.iter().filter(|number| **number / BURST % FLOWS == flow).collect::<Vec<_>>();
+        early.extend(of_flow.windows(2).filter(|pair| pair[0] >= pair[1]).map(|pair| (*pair[0], *pair[1])));
+    }
     let lost = BURSTS * BURST - numbers.len().min(BURSTS * BURST);
     let what = format!("of {} that arrived; {lost} were lost", numbers.len());
     assert!(early.is_empty(), "{} were overtaken {what}: {:?}", early.len(), &early[..early.len().min(20)]);
     assert!(lost < BURSTS * BURST / 2, "{what}");
     assert!(pair.two.last_handshake() > began);
-    assert!(numbers.last().is_some_and(|last| *last >= (BURSTS - 100) * BURST), "{:?}", numbers.last());
+    assert!(numbers.iter().max().is_some_and(|last| *last >= (BURSTS - 100) * BURST), "{:?}", numbers.last());
 }
 
 /// A datagram with this number.

@@ -17,7 +17,7 @@ use crate::{
     ecn::Arrival,
     endpoint::Endpoint,
     filter::Filter,
-    forwarder::{Forwarder, Own, Update, Why, for_each_batch},
+    forwarder::{Forwarder, Own, Update, for_each_batch},
     link::Transfer,
     offload::{Coalesced, VnetHeader},
     outbox::{Outbox, Transmit},
@@ -67,7 +67,7 @@ pub struct Device {
     /// The keys that peers had before and may still have tunnels under: which key they have now, and until when.
     replaced: BTreeMap<WireGuardKey, (WireGuardKey, Instant)>,
     slots: Slots,
-    /// The peers that a forwarder has packets for which wait for keys.
+    /// The peers for whom some forwarder keeps packets until there are keys; a handshake is under way with each.
     wanted: BTreeSet<WireGuardKey>,
     next_tick: Option<Instant>,
     forwarder: Forwarder,
@@ -199,17 +199,17 @@ impl Device {
         {
             tunnel.look_for_peer();
         }
-        let allowed_ips =
-            (old.allowed_ips != peer.config.allowed_ips).then(|| peer.config.allowed_ips.clone());
         if !peer.may_shake_hands() {
             peer.cut(&mut self.slots, |_| true);
-            if self.wanted.contains(&key) {
-                self.give_up(key, Why::Unanswered);
-            }
         }
-        if let Some(new) = allowed_ips {
+        let admits_new = peer.config.admits_new;
+        if old.allowed_ips != peer.config.allowed_ips {
+            let new = peer.config.allowed_ips.clone();
             old.allowed_ips.into_iter().for_each(|prefix| self.update(Update::Disallow(prefix, key)));
             new.into_iter().for_each(|prefix| self.update(Update::Allow(prefix, key)));
+        }
+        if old.admits_new != admits_new {
+            self.admit(key, admits_new);
         }
         self.publish(key);
     }
@@ -222,9 +222,9 @@ impl Device {
         if new == self.keys.current.public {
             return self.remove_peer(old);
         }
-        if *old != new
-            && let Some(mut predecessor) = self.detach(old)
-        {
+        let predecessor = if *old == new { None } else { self.detach(old) };
+        let succeeds = predecessor.is_some();
+        if let Some(mut predecessor) = predecessor {
             let until = now + REPLACED_KEY_LIFE;
             predecessor.retire_current(until);
             predecessor.former.iter_mut().for_each(|former| former.until = former.until.min(until));
@@ -234,18 +234,20 @@ impl Device {
             peer.succeed(predecessor);
             peer.bound_former(&mut self.slots);
             self.publish(new);
-            self.update(Update::Succeed(*old, new));
-            if self.wanted.remove(old) {
-                self.wanted.insert(new);
-            }
             self.replaced.values_mut().filter(|(key, _)| key == old).for_each(|(key, _)| *key = new);
             self.replaced.insert(*old, (new, until));
             self.next_tick.get_or_insert(now + TICK);
         }
         self.set_peer(new, config);
-        self.send_waiting(new, now);
-        if self.wanted.contains(&new) {
-            self.begin(new, now);
+        if succeeds {
+            // Behind the prefixes, by which what waits finds its way.
+            self.update(Update::Succeed(*old, new));
+            let wanted = self.wanted.contains(old);
+            self.admit(*old, false);
+            self.send_waiting(new, now);
+            if wanted {
+                self.find_keys(new, now);
+            }
         }
     }
 
@@ -254,7 +256,7 @@ impl Device {
     pub fn remove_peer(&mut self, key: &WireGuardKey) {
         if let Some(mut peer) = self.detach(key) {
             peer.cut(&mut self.slots, |_| true);
-            self.give_up(*key, Why::Unanswered);
+            self.admit(*key, false);
         }
         if let Some((successor, _)) = self.replaced.remove(key)
             && let Some(peer) = self.peers.get_mut(&successor)
@@ -302,7 +304,7 @@ impl Device {
         }
         self.keys.expire(now);
         self.replaced.retain(|_, (_, until)| now < *until);
-        let (mut given_up, mut changed) = (Vec::new(), Vec::new());
+        let (mut unanswered, mut changed) = (Vec::new(), Vec::new());
         for (key, peer) in &mut self.peers {
             let (outbox, surroundings) = (&mut self.forwarder.outbox, &mut self.surroundings);
             let former = peer.former.extract_if(.., |Former { tunnel, until }| {
@@ -312,9 +314,10 @@ impl Device {
                 !lives || (wants && !tunnel.has_session())
             });
             let mut over: Vec<_> = former.map(|former| former.tunnel).collect();
-            let wanted = self.wanted.contains(key);
+            let (wanted, mut gave_up) = (self.wanted.contains(key), false);
             over.extend(peer.current.take_if(|tunnel| {
                 let lives = tunnel.tick(wanted, now).is_ok();
+                gave_up = tunnel.take_gave_up() && !tunnel.has_keys();
                 if lives && (peer.config.admits_new || tunnel.has_keys()) {
                     flush(outbox, &peer.config.endpoints, &peer.transfer, tunnel, surroundings, now);
                 }
@@ -331,11 +334,14 @@ impl Device {
             if peer.take_changed() || ends {
                 changed.push(*key);
             }
-            if wanted && peer.current.is_none() {
-                given_up.push(*key);
+            if wanted && (gave_up || peer.current.is_none()) {
+                unanswered.push(*key);
             }
         }
-        given_up.into_iter().for_each(|key| self.give_up(key, Why::Unanswered));
+        for key in unanswered {
+            self.wanted.remove(&key);
+            self.update(Update::GiveUp(key));
+        }
         changed.into_iter().for_each(|key| self.publish(key));
         self.keep_alive(now);
         let idle = self.slots.is_empty() && self.replaced.is_empty() && self.keys.former().is_none();
@@ -401,7 +407,7 @@ impl Device {
     /// Tells every forwarder, its own at once.
     fn update(&mut self, update: Update) {
         self.announce(update.clone());
-        self.forwarder.heed(update);
+        self.forwarder.apply(update);
     }
 
     /// Tells every other forwarder.
@@ -428,7 +434,7 @@ impl Device {
         }
     }
 
-    /// Heeds what its own forwarder has done; says whether that was something.
+    /// Heeds the reports of its own forwarder; says whether there were any.
     fn settle(&mut self) -> bool {
         let mut reports = std::mem::take(&mut self.reports);
         self.forwarder.swap_reports(&mut reports);
@@ -472,7 +478,7 @@ impl Device {
                 tunnel.handle_received(index, [packets, keepalives], at);
                 self.follow_up(key, slot, at);
             }
-            Report::Wanted { peer, at } => self.want(peer, at),
+            Report::Wanted { peer, at } => self.find_keys(peer, at),
             Report::Message(..) | Report::Dropped(_) => {}
         }
     }
@@ -483,24 +489,22 @@ impl Device {
         replaced.map_or(key, |(successor, _)| *successor)
     }
 
-    /// Sees to it that there will be keys for packets that wait, or that they wait no longer.
-    fn want(&mut self, key: WireGuardKey, now: Instant) {
-        // Whoever wants keys that there are, or has packets for a key that another one has replaced, is about to hear of that.
-        let Some(peer) = self.peers.get(&key).filter(|_| !self.forwarder.may_send(&key, now)) else { return };
-        if peer.config.admits_new {
+    /// Sees to it that there will be keys for packets that wait. There is nothing to do where an update is on its way that settles it: keys
+    /// ([`Update::Link`]), another key of the peer ([`Update::Succeed`]), or that nothing may wait ([`Update::Admit`]).
+    fn find_keys(&mut self, key: WireGuardKey, now: Instant) {
+        let may_wait = self.peers.get(&key).is_some_and(|peer| peer.config.admits_new);
+        if may_wait && !self.forwarder.may_send(&key, now) {
             self.wanted.insert(key);
             self.begin(key, now);
-            return;
         }
-        let update = Update::GiveUp(key, Why::NotAdmitted);
-        // The other forwarders need not hear of each packet that comes to this one.
-        if self.forwarder.waits_for(&key) { self.forwarder.heed(update) } else { self.announce(update) }
     }
 
-    /// Lets nothing wait for a peer any more.
-    fn give_up(&mut self, key: WireGuardKey, why: Why) {
-        self.wanted.remove(&key);
-        self.update(Update::GiveUp(key, why));
+    /// Tells every forwarder whether packets may wait for keys of a peer. Where they may not, none does from here on.
+    fn admit(&mut self, key: WireGuardKey, admits: bool) {
+        if !admits {
+            self.wanted.remove(&key);
+        }
+        self.update(Update::Admit(key, admits));
     }
 
     /// Begins a handshake with everyone that packets wait for.

@@ -5,7 +5,7 @@
 //! that a forwarder has no keys for stay with it until the device has, so that no later packet of their flows comes before them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     sync::Arc,
     time::Instant,
@@ -57,21 +57,14 @@ pub enum Update {
     Disallow(Cidr, WireGuardKey),
     /// What it takes to exchange packets with a peer; `None`: nothing goes there, and nothing is taken from there.
     Link(WireGuardKey, Option<Link>),
-    /// What waits for the first peer waits for the second, which is the same one with another key.
+    /// Whether packets may wait until there are keys for a peer.
+    Admit(WireGuardKey, bool),
+    /// No handshake with a peer came about: what waits for it waits in vain.
+    GiveUp(WireGuardKey),
+    /// What is to go to the first peer goes to the second, which is the same one with another key.
     Succeed(WireGuardKey, WireGuardKey),
-    /// What waits for a peer waits in vain.
-    GiveUp(WireGuardKey, Why),
     /// What looks at every packet.
     Filter(Option<Arc<dyn Filter>>),
-}
-
-/// Why there will be no keys for packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// No handshake came about.
-    Unanswered,
-    /// The peer may not have a tunnel.
-    NotAdmitted,
 }
 
 /// What packets from peers are taken for.
@@ -108,6 +101,10 @@ pub struct Forwarder {
     pub(crate) counters: Counters,
     filter: Option<Arc<dyn Filter>>,
     too_big: TooBig,
+    /// The peers that packets may wait for.
+    admitted: BTreeSet<WireGuardKey>,
+    /// Packets that there are no keys for. Where some are for a peer, the device was told so by [`Report::Wanted`], and answers some time, by
+    /// [`Update::Link`], [`Update::GiveUp`], [`Update::Admit`] or [`Update::Succeed`].
     waiting: Waiting,
     /// What this host is to hear from the forwarder itself.
     answers: VecDeque<Vec<u8>>,
@@ -131,6 +128,7 @@ impl Forwarder {
             counters: Counters::default(),
             filter: None,
             too_big: TooBig::default(),
+            admitted: BTreeSet::new(),
             waiting: Waiting::default(),
             answers: VecDeque::new(),
             reports: Reports::default(),
@@ -145,6 +143,7 @@ impl Forwarder {
             mtu: self.mtu,
             allowed_ips: self.allowed_ips.clone(),
             links: self.links.clone(),
+            admitted: self.admitted.clone(),
             receivers: self.receivers.clone(),
             senders: self.senders.clone(),
             coalescer: self.coalescer.fork(),
@@ -155,35 +154,41 @@ impl Forwarder {
 
     /// Heeds what the device says, and sends what waited for it.
     pub fn handle_update(&mut self, update: Update, now: Instant) {
-        let concerns = if let Update::Link(peer, Some(_)) | Update::Succeed(_, peer) = update {
-            Some(peer)
-        } else {
-            None
+        let keyed = match &update {
+            Update::Link(peer, Some(link)) if link.sending.is_some() => Some(*peer),
+            Update::Succeed(_, peer) => Some(*peer),
+            _ => None,
         };
-        self.heed(update);
-        if let Some(peer) = concerns.filter(|peer| self.waiting.waits_for(peer)) {
+        self.apply(update);
+        if let Some(peer) = keyed.filter(|peer| self.waiting.waits_for(peer)) {
             self.send_waiting(&peer, now);
-            // Keys that were over before this forwarder heard of them.
+            // They have been over since, or it is the new key of a peer that there are none with yet.
             if self.waiting.waits_for(&peer) {
-                self.want(peer, now);
+                self.ask_for_keys(peer, now);
             }
         }
     }
 
-    /// Heeds what the device says. What waits for it goes with [`Forwarder::send_waiting`].
-    pub(crate) fn heed(&mut self, update: Update) {
+    /// Heeds what the device says, and leaves what waited for it to [`Forwarder::send_waiting`]: for the device, whose own forwarder this is.
+    pub(crate) fn apply(&mut self, update: Update) {
         match update {
             Update::Mtu(mtu) => self.mtu = mtu,
             Update::Own(own) => self.own = own,
             Update::Allow(prefix, peer) => drop(self.allow(prefix, peer)),
             Update::Disallow(prefix, peer) => drop(self.allowed_ips.remove(prefix, peer)),
             Update::Link(peer, link) => self.set_link(peer, link),
-            Update::Succeed(old, new) => self.waiting.hand_over(&old, new),
-            Update::GiveUp(peer, why) => {
-                let dropped = self.waiting.clear(&peer);
-                match why {
-                    Why::Unanswered => self.counters.unanswered += dropped,
-                    Why::NotAdmitted => self.counters.not_admitted += dropped,
+            Update::Admit(peer, true) => drop(self.admitted.insert(peer)),
+            Update::Admit(peer, false) => {
+                self.admitted.remove(&peer);
+                self.counters.unanswered += self.waiting.clear(&peer);
+            }
+            Update::GiveUp(peer) => self.counters.unanswered += self.waiting.clear(&peer),
+            Update::Succeed(old, new) => {
+                self.outbox.hand_over(old, new);
+                if self.admitted.contains(&new) {
+                    self.waiting.hand_over(&old, new);
+                } else {
+                    self.counters.unanswered += self.waiting.clear(&old);
                 }
             }
             Update::Filter(filter) => self.filter = filter,
@@ -193,7 +198,7 @@ impl Forwarder {
     /// Takes a packet from this host, or many at once, as the kernel's header says.
     pub fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
         let Some((peer, segments)) = self.route(header, packet, now) else { return };
-        // Nothing waits where there are keys.
+        // Nothing waits where there are keys: they come by handshakes, and whoever hears of them sends what waits before all else.
         if let Err(segments) = self.send(&peer, segments, now) {
             self.hold(peer, segments, now);
         }
@@ -371,19 +376,22 @@ impl Forwarder {
 
     /// Keeps packets until there are keys, and asks for some.
     fn hold(&mut self, peer: WireGuardKey, mut segments: Segments<'_>, now: Instant) {
-        let is_first = !self.waiting.waits_for(&peer);
+        if !self.admitted.contains(&peer) {
+            self.counters.not_admitted += 1;
+            return;
+        }
+        // Those that follow may be heard of later: a handshake is tried for so long after the last of them.
+        self.urgent |= !self.waiting.waits_for(&peer);
+        self.reports.push(Report::Wanted { peer, at: now });
         while let Some(length) = segments.next_length() {
             let mut packet = Vec::with_capacity(length);
             segments.append_next(&mut packet);
             self.counters.crowded_out += self.waiting.push(peer, packet);
         }
-        if is_first {
-            self.want(peer, now);
-        }
     }
 
-    /// Asks the device for keys.
-    fn want(&mut self, peer: WireGuardKey, at: Instant) {
+    /// Has the device look for keys at once.
+    fn ask_for_keys(&mut self, peer: WireGuardKey, at: Instant) {
         self.urgent = true;
         self.reports.push(Report::Wanted { peer, at });
     }
@@ -394,20 +402,12 @@ impl Forwarder {
         sending.is_some_and(|sending| sending.key.check(now).is_ok() && sending.to.get().is_some())
     }
 
-    /// Whether packets wait for a peer.
-    pub(crate) fn waits_for(&self, peer: &WireGuardKey) -> bool {
-        self.waiting.waits_for(peer)
-    }
-
-    /// Sends what waited for a peer, where there are keys by now.
+    /// Sends what waited for a peer, where there are keys by now. Where a prefix is another peer's by now, it goes there.
     pub(crate) fn send_waiting(&mut self, peer: &WireGuardKey, now: Instant) {
-        while self.waiting.waits_for(peer)
-            && self.may_send(peer, now)
+        while self.may_send(peer, now)
             && let Some(packet) = self.waiting.pop(peer)
         {
-            let Ok(segments) = Segments::of(&VnetHeader::default(), &packet) else { continue };
-            let sent = self.send(peer, segments, now);
-            debug_assert!(sent.is_ok(), "there are keys");
+            self.handle_packet(&VnetHeader::default(), &packet, now);
         }
     }
 

@@ -109,6 +109,15 @@ impl Outbox {
         Some(transmit)
     }
 
+    /// What one peer's keys were to seal, another's seal.
+    pub(crate) fn hand_over(&mut self, from: WireGuardKey, to: WireGuardKey) {
+        for by in self.transmits.iter_mut().filter_map(|transmit| transmit.unsealed.as_mut()) {
+            if by.peer == from {
+                by.peer = to;
+            }
+        }
+    }
+
     /// How many bytes wait.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes

@@ -1,5 +1,5 @@
-//! What a forwarder tells the device: once of each session, however often it happened, so that what there is to tell is bounded by the number
-//! of sessions.
+//! What a forwarder tells the device: once of each session or peer, however often it happened, so that what there is to tell is bounded by the
+//! number of these.
 
 use std::{collections::BTreeMap, mem, time::Instant};
 
@@ -32,7 +32,7 @@ pub enum Report {
     Wanted {
         /// Whose.
         peer: WireGuardKey,
-        /// Since when.
+        /// When the last of them came.
         at: Instant,
     },
     /// Authentic messages came.

@@ -58,6 +58,8 @@ pub(crate) struct Tunnel {
     first_contact: Option<(Instant, Duration)>,
     /// Whether there was a first initiation.
     contacted: bool,
+    /// Whether a handshake was tried for too long since the flag was last taken.
+    gave_up: bool,
     expired: bool,
 }
 
@@ -85,6 +87,7 @@ impl Tunnel {
             looking: false,
             first_contact: None,
             contacted: false,
+            gave_up: false,
             expired: false,
         }
     }
@@ -102,6 +105,11 @@ impl Tunnel {
     /// Whether keys have changed since the last call.
     pub(crate) const fn take_changed(&mut self) -> bool {
         std::mem::replace(&mut self.changed, false)
+    }
+
+    /// Whether a handshake was tried for too long since the last call.
+    pub(crate) const fn take_gave_up(&mut self) -> bool {
+        std::mem::replace(&mut self.gave_up, false)
     }
 
     /// Where the peer is.
@@ -262,7 +270,10 @@ impl Tunnel {
                     self.rtt = Some(rtt);
                     self.last_handshake = Some(now);
                 }
-                Event::GaveUp => self.expired |= !self.has_session(),
+                Event::GaveUp => {
+                    self.gave_up = true;
+                    self.expired |= !self.has_session();
+                }
                 Event::Expired => self.expired = true,
                 Event::Opening(_) | Event::Sending(_) | Event::Released(_) => self.changed = true,
             }

@@ -33,8 +33,8 @@ impl Drops {
         }
         let counters = counters();
         let grown =
-            counters.by_reason().zip(self.told.by_reason()).filter_map(|((reason, now), (_, told))| {
-                let grown = now.saturating_sub(told);
+            counters.by_reason().zip(self.told.by_reason()).filter_map(|((reason, all), (_, told))| {
+                let grown = all.saturating_sub(told);
                 (grown > 0).then(|| format!("{reason} {grown}"))
             });
         let reasons = grown.collect::<Vec<_>>().join(", ");

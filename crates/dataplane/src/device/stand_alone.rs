@@ -2,7 +2,7 @@
 //! protocol does (<https://www.wireguard.com/xplatform/>).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, btree_map::Entry},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use carrick_wireguard::PresharedKey;
 use super::Device;
 use crate::{
     endpoint::Endpoint,
-    forwarder::{Own, Update, Why},
+    forwarder::{Own, Update},
     outside::Outside,
     own_keys::OwnKeys,
     peer::{Peer, PeerConfig},
@@ -75,14 +75,16 @@ impl Device {
             &secret.cloned().unwrap_or_else(|| stand_in(&mut |bytes| surroundings.random(bytes))),
         );
         self.remove_peer(&self.keys.current.public.clone());
-        for peer in self.peers.values_mut() {
+        let mut admitted = Vec::new();
+        for (key, peer) in &mut self.peers {
             peer.cut(&mut self.slots, |_| true);
             let mute = peer.settings.as_ref().is_some_and(|settings| settings.mute);
-            peer.config.admits_new = secret.is_some() && !mute;
+            let admits_new = secret.is_some() && !mute;
+            if std::mem::replace(&mut peer.config.admits_new, admits_new) != admits_new {
+                admitted.push((*key, admits_new));
+            }
         }
-        if secret.is_none() {
-            std::mem::take(&mut self.wanted).into_iter().for_each(|key| self.give_up(key, Why::Unanswered));
-        }
+        admitted.into_iter().for_each(|(key, admits)| self.admit(key, admits));
         self.publish_all();
         self.begin_wanted(now);
         self.keep_alive(now);
@@ -109,11 +111,15 @@ impl Device {
             return;
         }
         let admits_new = stand_alone.secret.is_some() && !mute;
-        self.peers.entry(key).or_insert_with(|| Peer {
+        let Entry::Vacant(place) = self.peers.entry(key) else { return };
+        place.insert(Peer {
             config: PeerConfig { admits_new, ..Peer::unknown().config },
             settings: Some(Box::new(Settings { mute, ..Settings::default() })),
             ..Peer::unknown()
         });
+        if admits_new {
+            self.admit(key, true);
+        }
     }
 
     /// Forgets every peer.

@@ -164,6 +164,18 @@ fn a_packet_reaches_the_peer_that_its_destination_belongs_to() {
 }
 
 #[test]
+fn nobody_waits_any_more_for_a_key_that_was_replaced() {
+    let (mut one, _) = pair();
+    let now = Instant::now_for_tests();
+    one.handle_packet(&packet([10, 1, 0, 1], [10, 2, 0, 1]), now);
+    assert!(one.wanted.iter().eq([&secret(2).public()]));
+    one.replace_peer(&secret(2).public(), secret(3).public(), peer(&["10.2.0.0/16"], &[TWO]), now);
+    assert!(one.wanted.iter().eq([&secret(3).public()]));
+    one.remove_peer(&secret(3).public());
+    assert!(one.wanted.is_empty());
+}
+
+#[test]
 fn there_is_no_tunnel_before_there_is_traffic() {
     let (one, two) = pair();
     for device in [one, two] {

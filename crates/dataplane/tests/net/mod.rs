@@ -241,22 +241,27 @@ impl Net {
         self.devices[node].links().find(|link| link.peer == key)?.last_handshake
     }
 
-    /// As the shards do: what waited for keys goes before others hear of the keys.
+    /// As the shards do: others hear of what has changed before the datagrams leave that let a peer make use of it.
     pub(crate) fn drain(&mut self, node: usize) {
-        if let Some(forwarder) = &mut self.forwarders[node] {
-            let sent: Vec<_> = std::iter::from_fn(|| forwarder.poll_transmit()).collect();
-            if forwarder.is_urgent() || self.reports_due <= self.now {
-                let reports = forwarder.take_reports();
-                reports.into_iter().for_each(|report| self.devices[node].handle_report(report, self.now));
+        loop {
+            let mut sent = Vec::new();
+            if let Some(forwarder) = &mut self.forwarders[node] {
+                sent.extend(std::iter::from_fn(|| forwarder.poll_transmit()));
+                if forwarder.is_urgent() || self.reports_due <= self.now {
+                    let reports = forwarder.take_reports();
+                    reports.into_iter().for_each(|report| self.devices[node].handle_report(report, self.now));
+                }
+            }
+            let transmits = std::iter::from_fn(|| self.devices[node].poll_transmit()).collect::<Vec<_>>();
+            if let Some(forwarder) = &mut self.forwarders[node] {
+                std::iter::from_fn(|| self.devices[node].poll_update())
+                    .for_each(|update| forwarder.handle_update(update, self.now));
+            }
+            sent.extend(transmits);
+            if sent.is_empty() {
+                return;
             }
             sent.iter().for_each(|transmit| self.post_all(node, transmit));
-        }
-        while let Some(transmit) = self.devices[node].poll_transmit() {
-            self.post_all(node, &transmit);
-        }
-        if let Some(forwarder) = &mut self.forwarders[node] {
-            std::iter::from_fn(|| self.devices[node].poll_update())
-                .for_each(|update| forwarder.handle_update(update, self.now));
         }
     }
 

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::offload::VnetHeader;
+use crate::{Transmit, forwarder::Forwarder, offload::VnetHeader};
 
 #[test]
 fn a_device_without_a_key_sends_nothing_and_begins_when_it_gets_one() {
@@ -115,6 +115,67 @@ fn a_preshared_key_counts_from_the_next_handshake_on() {
 }
 
 #[test]
+fn hosts_that_go_on_sending_find_each_other_when_their_preshared_key_is_set_right_however_late() {
+    for forked in [false, true] {
+        let mut pair = if forked { Pair::forked() } else { Pair::new() };
+        pair.two.set_endpoint(&key(1), pair.places[0], pair.now);
+        pair.one.set_preshared_key(&key(2), PresharedKey::from_bytes([7; 32]));
+        for _ in 0..120 {
+            pair.send(0);
+            pair.send(1);
+            pair.wait(Duration::from_secs(1));
+        }
+        assert_eq!(pair.delivered(), 0);
+        pair.two.set_preshared_key(&key(1), PresharedKey::from_bytes([7; 32]));
+        for _ in 0..12 {
+            pair.send(0);
+            pair.send(1);
+            pair.wait(Duration::from_secs(1));
+        }
+        assert!(pair.delivered() > 10, "forked: {forked}");
+    }
+}
+
+#[test]
+fn hosts_with_different_preshared_keys_that_send_no_more_come_to_rest() {
+    for forked in [false, true] {
+        let mut pair = if forked { Pair::forked() } else { Pair::new() };
+        pair.two.set_endpoint(&key(1), pair.places[0], pair.now);
+        pair.one.set_preshared_key(&key(2), PresharedKey::from_bytes([7; 32]));
+        for from in [0, 1, 0, 1] {
+            pair.send(from);
+            pair.wait(Duration::from_millis(500));
+        }
+        pair.wait(Duration::from_secs(200));
+        let unanswered = [&pair.one, &pair.two].map(|device| device.counters().unanswered);
+        assert_eq!(unanswered, [2, 2], "what waited is given up, forked: {forked}");
+        let before = pair.carried;
+        pair.wait(Duration::from_secs(600));
+        assert_eq!(pair.carried, before, "forked: {forked}");
+    }
+}
+
+#[test]
+fn what_waits_for_a_peer_goes_where_its_prefix_is_when_there_are_keys() {
+    for forked in [false, true] {
+        let mut pair = if forked { Pair::forked() } else { Pair::new() };
+        pair.cut = true;
+        pair.send(0);
+        pair.exchange();
+        pair.one.add_peer(key(3));
+        pair.one.allow(&key(3), "10.0.0.2/32".parse().unwrap());
+        pair.cut = false;
+        pair.wait(Duration::from_secs(10));
+        assert_eq!(pair.delivered(), 0, "forked: {forked}");
+        assert!(pair.one.peers(None).any(|peer| peer.key == key(2) && peer.last_handshake.is_some()));
+        pair.one.allow(&key(2), "10.0.0.2/32".parse().unwrap());
+        pair.exchange();
+        pair.send(0);
+        assert_eq!(pair.exchange(), 1, "it was the other peer's, forked: {forked}");
+    }
+}
+
+#[test]
 fn a_keepalive_is_sent_at_once_and_a_tunnel_that_was_given_up_is_begun_again() {
     let mut pair = Pair::new();
     pair.cut = true;
@@ -222,6 +283,8 @@ fn a_new_key_ends_what_was_made_with_the_old_one_and_removes_itself_as_a_peer() 
 struct Pair {
     one: Device,
     two: Device,
+    /// What moves the packets of their hosts in their stead, where there is one.
+    movers: [Option<Forwarder>; 2],
     places: [SocketAddr; 2],
     now: Instant,
     packets: [VecDeque<Vec<u8>>; 2],
@@ -244,7 +307,14 @@ impl Pair {
             device.allow(&key(peer), format!("10.0.0.{peer}/32").parse().unwrap());
         }
         one.set_endpoint(&key(2), places[1], now);
-        Self { one, two, places, now, packets: Default::default(), cut: false, carried: 0, counted: 0 }
+        let (movers, packets) = ([None, None], Default::default());
+        Self { one, two, movers, places, now, packets, cut: false, carried: 0, counted: 0 }
+    }
+
+    fn forked() -> Self {
+        let mut pair = Self::new();
+        pair.movers = [&mut pair.one, &mut pair.two].map(|device| Some(device.fork()));
+        pair
     }
 
     fn send(&mut self, from: usize) {
@@ -257,15 +327,34 @@ impl Pair {
         (packet[0], packet[3]) = (0x45, 28);
         packet[12..16].copy_from_slice(&source);
         packet[16..20].copy_from_slice(&destination);
-        let device = if from == 0 { &mut self.one } else { &mut self.two };
-        device.handle_packet(&VnetHeader::default(), &packet, self.now);
+        let (now, header) = (self.now, VnetHeader::default());
+        match self.side(from) {
+            (_, Some(mover)) => mover.handle_packet(&header, &packet, now),
+            (device, None) => device.handle_packet(&header, &packet, now),
+        }
+    }
+
+    fn side(&mut self, number: usize) -> (&mut Device, &mut Option<Forwarder>) {
+        let device = if number == 0 { &mut self.one } else { &mut self.two };
+        (device, &mut self.movers[number])
+    }
+
+    /// The next datagrams of a side, and of what moves its packets, which have told each other what there is to tell.
+    fn poll_transmit(&mut self, number: usize) -> Option<(usize, Transmit)> {
+        let now = self.now;
+        let (device, mover) = self.side(number);
+        let moved = mover.as_mut().and_then(|mover| {
+            mover.take_reports().into_iter().for_each(|report| device.handle_report(report, now));
+            std::iter::from_fn(|| device.poll_update()).for_each(|update| mover.handle_update(update, now));
+            mover.poll_transmit()
+        });
+        Some((number, moved.or_else(|| device.poll_transmit())?))
     }
 
     /// Carries datagrams until there are none, and says how many packets came out that were not counted before.
     fn exchange(&mut self) -> usize {
         loop {
-            let of_one = self.one.poll_transmit().map(|transmit| (0, transmit));
-            let next = of_one.or_else(|| Some((1, self.two.poll_transmit()?)));
+            let next = self.poll_transmit(0).or_else(|| self.poll_transmit(1));
             let Some((from, transmit)) = next else { return self.delivered() };
             self.carried += 1;
             if self.cut || transmit.to != self.places[1 - from] {
