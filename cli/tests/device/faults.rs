@@ -19,6 +19,23 @@ use crate::wireguard::{Device, INSIDE, Implementation, PATIENCE, PORT, Pair, fin
 const MORE: u64 = 4 << 20;
 
 #[test]
+fn the_first_answer_in_a_new_session_comes_whichever_shard_it_goes_by() {
+    in_lab(|lab| {
+        let pair = Pair::new(lab, [Implementation::SingleCarrick, Implementation::ShardedCarrick]);
+        pair.point(0, 0);
+        pair.assert_pings();
+        // The other one still has the session before, which this one does not know any more.
+        for round in 0..20 {
+            // Timestamps in initiations tell moments apart that are 17 ms apart.
+            thread::sleep(Duration::from_millis(50));
+            pair.forget(0);
+            let answer = ping(&pair.one.host, INSIDE[1][0].parse().unwrap(), Duration::from_secs(1));
+            answer.unwrap_or_else(|error| panic!("round {round}: {error:#}"));
+        }
+    });
+}
+
+#[test]
 fn a_stream_goes_on_when_the_kernel_refuses_to_cut_datagrams_up() {
     in_lab(|lab| {
         let pair = Pair::carrick(lab);

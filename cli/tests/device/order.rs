@@ -83,7 +83,7 @@ fn datagrams_stay_in_order(lab: &mut Lab, implementation: Implementation) {
             }
             let sender = &senders[burst % FLOWS];
             let datagrams: Vec<Vec<u8>> = (burst * BURST..(burst + 1) * BURST).map(datagram).collect();
-            if burst / FLOWS % 2 == 0 {
+            if (burst / FLOWS).is_multiple_of(2) {
                 datagrams.iter().for_each(|datagram| send(sender, datagram));
             } else {
                 datagrams.chunks(BURST / 2).for_each(|datagrams| send(sender, &datagrams.concat()));

@@ -25,7 +25,7 @@ use crate::{
     ecn::{self, Arrival, Ecn},
     endpoint::Endpoint,
     filter::{Direction, Filter},
-    link::{Link, Receiving, Sending},
+    link::{self, Link, Receiving, Sending},
     mss,
     offload::{Coalesced, Coalescer, Segments, VnetHeader},
     outbox::{MAX_DATAGRAM, MAX_SEGMENTS, Outbox, Transmit, Unsealed},
@@ -154,10 +154,12 @@ impl Forwarder {
 
     /// Heeds what the device says, and sends what waited for it.
     pub fn handle_update(&mut self, update: Update, now: Instant) {
-        let keyed = match &update {
-            Update::Link(peer, Some(link)) if link.sending.is_some() => Some(*peer),
-            Update::Succeed(_, peer) => Some(*peer),
-            _ => None,
+        let keyed = if let Update::Link(peer, Some(link)) = &update {
+            Some(*peer).filter(|_| link.has_keys())
+        } else if let Update::Succeed(_, peer) = update {
+            Some(peer)
+        } else {
+            None
         };
         self.apply(update);
         if let Some(peer) = keyed.filter(|peer| self.waiting.waits_for(peer)) {
@@ -198,10 +200,11 @@ impl Forwarder {
     /// Takes a packet from this host, or many at once, as the kernel's header says.
     pub fn handle_packet(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
         let Some((peer, segments)) = self.route(header, packet, now) else { return };
-        // Nothing waits where there are keys: they come by handshakes, and whoever hears of them sends what waits before all else.
-        if let Err(segments) = self.send(&peer, segments, now) {
-            self.hold(peer, segments, now);
+        // Another thread may have opened just now what lets a session seal.
+        if self.waiting.waits_for(&peer) {
+            self.send_waiting(&peer, now);
         }
+        self.forward(peer, segments, now);
     }
 
     /// Takes datagrams of one sender from the network: one behind the other, each `segment` bytes long but for the last, which may be
@@ -309,20 +312,19 @@ impl Forwarder {
                 *receiver = new();
             }
         }
-        let index = |link: &Link| link.sending.as_ref().map(|sending| sending.key.receiver());
-        if let Some(new) = link.as_ref().and_then(index) {
-            self.senders.entry(new).or_default().push(peer);
+        for sending in link.iter().flat_map(|link| &link.sending) {
+            self.senders.entry(sending.key.receiver()).or_default().push(peer);
         }
         let former = match link {
             Some(link) => self.links.insert(peer, link),
             None => self.links.remove(&peer),
         };
-        if let Some(old) = former.as_ref().and_then(index)
-            && let Some(peers) = self.senders.get_mut(&old)
-        {
+        for sending in former.iter().flat_map(|link| &link.sending) {
+            let index = sending.key.receiver();
+            let Some(peers) = self.senders.get_mut(&index) else { continue };
             peers.iter().position(|known| *known == peer).map(|at| peers.swap_remove(at));
             if peers.is_empty() {
-                self.senders.remove(&old);
+                self.senders.remove(&index);
             }
         }
     }
@@ -334,9 +336,9 @@ impl Forwarder {
         let index = message::receiver(payload).filter(|_| MessageType::of(payload) == Ok(MessageType::Data));
         let peers = index.and_then(|index| self.senders.get(&index)).into_iter().flatten();
         peers.into_iter().any(|peer| {
-            let sending = self.links.get_mut(peer).and_then(|link| link.sending.as_mut());
-            let endpoint = sending.and_then(|sending| sending.to.get());
-            endpoint.is_some_and(|endpoint| (endpoint.remote.ip(), endpoint.remote.port()) == to)
+            let sending = self.links.get_mut(peer).into_iter().flat_map(|link| &mut link.sending);
+            let mut named = sending.filter(|sending| Some(sending.key.receiver()) == index);
+            named.any(|sending| sending.to.get().is_some_and(|at| (at.remote.ip(), at.remote.port()) == to))
         })
     }
 
@@ -374,6 +376,12 @@ impl Forwarder {
         Some((peer, segments))
     }
 
+    fn forward(&mut self, peer: WireGuardKey, segments: Segments<'_>, now: Instant) {
+        if let Err(segments) = self.send(&peer, segments, now) {
+            self.hold(peer, segments, now);
+        }
+    }
+
     /// Keeps packets until there are keys, and asks for some.
     fn hold(&mut self, peer: WireGuardKey, mut segments: Segments<'_>, now: Instant) {
         if !self.admitted.contains(&peer) {
@@ -398,8 +406,7 @@ impl Forwarder {
 
     /// Whether there is what it takes to send packets to a peer.
     pub(crate) fn may_send(&mut self, peer: &WireGuardKey, now: Instant) -> bool {
-        let sending = self.links.get_mut(peer).and_then(|link| link.sending.as_mut());
-        sending.is_some_and(|sending| sending.key.check(now).is_ok() && sending.to.get().is_some())
+        self.links.get_mut(peer).is_some_and(|link| link::way(&mut link.sending, now).is_some())
     }
 
     /// Sends what waited for a peer, where there are keys by now. Where a prefix is another peer's by now, it goes there.
@@ -407,7 +414,9 @@ impl Forwarder {
         while self.may_send(peer, now)
             && let Some(packet) = self.waiting.pop(peer)
         {
-            self.handle_packet(&VnetHeader::default(), &packet, now);
+            if let Some((peer, segments)) = self.route(&VnetHeader::default(), &packet, now) {
+                self.forward(peer, segments, now);
+            }
         }
     }
 
@@ -422,9 +431,8 @@ impl Forwarder {
         now: Instant,
     ) -> Result<(), Segments<'a>> {
         let Some(link) = self.links.get_mut(peer) else { return Err(segments) };
-        let sending = link.sending.as_mut().filter(|sending| sending.key.check(now).is_ok());
-        let Some(to) = sending.and_then(|sending| sending.to.get()) else { return Err(segments) };
         let fits = link.mtu(self.mtu);
+        let Some((_, to)) = link::way(&mut link.sending, now) else { return Err(segments) };
         // Nothing that is cut up is a SYN.
         let is_whole = segments.is_whole();
         while let Some(length) = segments.next_length() {
@@ -509,7 +517,7 @@ impl Forwarder {
             link.transfer.messages.receive(bytes as u64);
             receiver.receiving.from.set(arrival.from);
             // The device may wait for it.
-            self.urgent |= link.sending.is_none() || !std::mem::replace(&mut receiver.heard, true);
+            self.urgent |= link.sending.is_empty() || !std::mem::replace(&mut receiver.heard, true);
             let (packets, keepalives) = (opened.packets > 0, opened.keepalives > 0);
             self.reports.push(Report::Received { index, packets, keepalives, at: now });
         }
@@ -565,8 +573,8 @@ impl Forwarder {
 
     /// Seals what is about to be sent. Whether it could.
     fn seal(&mut self, transmit: &mut Transmit, Unsealed { peer, at, bytes }: Unsealed) -> bool {
-        let sealed = self.links.get(&peer).and_then(|link| {
-            let Sending { tunnel, key, .. } = link.sending.as_ref()?;
+        let sealed = self.links.get_mut(&peer).and_then(|Link { sending, transfer, .. }| {
+            let (Sending { tunnel, key, .. }, _) = link::way(sending, at)?;
             let mut batch = Batch::new();
             for datagram in transmit.payload.chunks_mut(transmit.segment) {
                 // With its padding, of the MTU that there was.
@@ -575,8 +583,8 @@ impl Forwarder {
             }
             key.reserve(batch.len() as u64, at).ok()?.seal(&mut batch);
             drop(batch);
-            link.transfer.packets.send(bytes);
-            link.transfer.messages.send(transmit.payload.len() as u64);
+            transfer.packets.send(bytes);
+            transfer.messages.send(transmit.payload.len() as u64);
             Some(*tunnel)
         });
         match sealed {

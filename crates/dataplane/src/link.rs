@@ -1,20 +1,23 @@
 //! What it takes to exchange packets with a peer: keys, and sight of where the peer is. The device makes it anew whenever a handshake, a timer or
 //! the control side changes something; every [`crate::Forwarder`] has one like it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use carrick_wireguard::{ReceiveKey, SendKey};
 
-use crate::place::Sight;
+use crate::{endpoint::Endpoint, place::Sight};
 
 /// The link to a peer. A key that is over seals and opens nothing, whoever still has this.
 #[derive(Clone)]
 pub struct Link {
-    /// How packets go there. `None` where there are no keys.
-    pub(crate) sending: Option<Sending>,
+    /// How packets go there: by the first of these that may seal.
+    pub(crate) sending: Vec<Sending>,
     /// How messages from there are opened.
     pub(crate) receiving: Vec<Receiving>,
     /// How long a packet to it may be, where the interface takes longer ones.
@@ -29,6 +32,8 @@ pub(crate) struct Sending {
     /// The slot of the tunnel that the key is of.
     pub(crate) tunnel: u32,
     pub(crate) key: Arc<SendKey>,
+    /// Whether the peer was known to have the session when this was made.
+    pub(crate) was_confirmed: bool,
     pub(crate) to: Sight,
 }
 
@@ -41,10 +46,24 @@ pub(crate) struct Receiving {
 }
 
 impl Link {
+    /// Whether there are keys that may seal, unless they have been over since.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.sending.iter().any(|sending| sending.was_confirmed)
+    }
+
     /// How long a packet may be, either way.
     pub(crate) fn mtu(&self, interface: usize) -> usize {
         self.path_mtu.map_or(interface, |path| interface.min(path.into()))
     }
+}
+
+/// How a packet goes now, and where to; `None` where there are no keys for it.
+pub(crate) fn way(sending: &mut [Sending], now: Instant) -> Option<(&Sending, Endpoint)> {
+    sending.iter_mut().find_map(|sending| {
+        sending.key.check(now).ok()?;
+        let to = sending.to.get()?;
+        Some((&*sending, to))
+    })
 }
 
 impl PartialEq for Link {
@@ -61,7 +80,9 @@ impl PartialEq for Link {
 
 impl PartialEq for Sending {
     fn eq(&self, other: &Self) -> bool {
-        self.tunnel == other.tunnel && Arc::ptr_eq(&self.key, &other.key)
+        self.tunnel == other.tunnel
+            && Arc::ptr_eq(&self.key, &other.key)
+            && self.was_confirmed == other.was_confirmed
     }
 }
 

@@ -84,12 +84,9 @@ impl Peer {
 
     /// What it takes to exchange packets with it, by the newest tunnel that has keys; `None` where nothing can be exchanged.
     pub(crate) fn link(&self) -> Option<Link> {
-        let sending = self.tunnels().find_map(|tunnel| {
-            let key = tunnel.sending.clone()?;
-            Some(Sending { tunnel: tunnel.slot, key, to: Sight::new(tunnel.place.clone()) })
-        });
+        let sending: Vec<_> = self.tunnels().flat_map(sending).collect();
         let receiving: Vec<_> = self.tunnels().flat_map(receiving).collect();
-        let is_something = sending.is_some() || !receiving.is_empty() || self.path_mtu.is_some();
+        let is_something = !sending.is_empty() || !receiving.is_empty() || self.path_mtu.is_some();
         is_something.then(|| Link {
             sending,
             receiving,
@@ -182,6 +179,17 @@ impl Peer {
             settings.last_handshake = tunnel.last_handshake.max(settings.last_handshake);
         }
     }
+}
+
+/// How packets go by a tunnel.
+fn sending(tunnel: &Tunnel) -> impl Iterator<Item = Sending> {
+    let to = Sight::new(tunnel.place.clone());
+    tunnel.keys().map(move |key| Sending {
+        tunnel: tunnel.slot,
+        key: key.clone(),
+        was_confirmed: key.is_confirmed(),
+        to: to.clone(),
+    })
 }
 
 /// How the messages of a tunnel are opened.

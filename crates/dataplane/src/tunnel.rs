@@ -97,6 +97,11 @@ impl Tunnel {
         self.sending.is_some()
     }
 
+    /// The keys that packets are sealed with, in the order in which they are preferred: the first one may wait for its session's first message.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Arc<SendKey>> {
+        self.engine.unconfirmed().into_iter().chain(&self.sending)
+    }
+
     /// The keys that messages are opened with.
     pub(crate) fn receiving(&self) -> impl Iterator<Item = &Arc<ReceiveKey>> {
         self.engine.receiving()

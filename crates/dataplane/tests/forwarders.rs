@@ -6,7 +6,9 @@ mod net;
 
 use std::{net::SocketAddr, time::Duration};
 
-use carrick_dataplane::{Endpoint, Forwarder, PeerConfig, Report, Source, offload::VnetHeader};
+use carrick_dataplane::{
+    Device, Endpoint, Forwarder, PeerConfig, Report, Source, Transmit, offload::VnetHeader,
+};
 use net::{Net, key};
 use proptest::prelude::*;
 
@@ -349,6 +351,70 @@ fn an_answer_goes_to_where_the_question_came_from_whoever_opened_it() {
             assert_eq!((sent.to, sent.source), (remote, Some(source)), "opened by the {opens}");
         }
         assert_eq!(net.devices[0].links().next().unwrap().endpoint, remote);
+    }
+}
+
+#[test]
+fn an_answer_is_sealed_in_the_session_that_the_question_came_in_whoever_opened_it() {
+    for had_session in [true, false] {
+        let mut net = Net::forked(2);
+        if had_session {
+            net.flow(10);
+            net.pass(200);
+            net.forget(1, 0);
+            net.meet(1, 0);
+        }
+        let [place_0, place_1] = [0, 1].map(|node| net::config(node).endpoints[0]);
+        let now = net.now;
+        let mut second = net.forwarders[0].take().unwrap();
+        let mut others = [net.devices[0].fork(), net.devices[0].fork()];
+        let mut quiet = net.devices[0].fork();
+        let header = VnetHeader::default();
+        let [one, two]: &mut [Device; 2] = net.devices.first_chunk_mut().unwrap();
+        if !had_session {
+            // This waits, and nobody hears of it in time.
+            let packet = net::packet(0, 1, 0);
+            others.iter_mut().for_each(|other| other.handle_packet(&header, &packet, now));
+            quiet.handle_packet(&header, &packet, now);
+        }
+        // The peer begins another session.
+        two.handle_packet(&header, &net::packet(1, 0, 0), now);
+        let mut initiation = two.poll_transmit().unwrap().payload;
+        one.handle_datagrams(place_1, &mut initiation, 148, now, |_| {});
+        while let Some(update) = one.poll_update() {
+            others.iter_mut().for_each(|other| other.handle_update(update.clone(), now));
+            quiet.handle_update(update.clone(), now);
+            second.handle_update(update, now);
+        }
+        let mut response = one.poll_transmit().unwrap().payload;
+        two.handle_datagrams(place_0, &mut response, 92, now, |_| {});
+        let mut answered = false;
+        while let Some(mut question) = two.poll_transmit() {
+            second
+                .handle_datagrams(place_1, &mut question.payload, question.segment, now, |_| answered = true);
+        }
+        assert!(answered);
+        // Nobody has told anybody anything.
+        let mut received = Vec::new();
+        let mut take = |mut sent: Transmit| {
+            two.handle_datagrams(place_0, &mut sent.payload, sent.segment, now, |packet| {
+                received.push(*packet.parts().collect::<Vec<_>>().concat().last().unwrap());
+            });
+        };
+        for other in &mut others {
+            other.handle_packet(&header, &net::packet(0, 1, 1), now);
+            std::iter::from_fn(|| other.poll_transmit()).for_each(&mut take);
+        }
+        one.handle_packet(&header, &net::packet(0, 1, 1), now);
+        std::iter::from_fn(|| one.poll_transmit()).for_each(&mut take);
+        // That packets went before the device heard what for is no reason for a handshake.
+        others.iter_mut().flat_map(Forwarder::take_reports).for_each(|report| one.handle_report(report, now));
+        assert_eq!(one.poll_transmit(), None);
+        // And whoever has only packets that wait hears of it by the device.
+        second.take_reports().into_iter().for_each(|report| one.handle_report(report, now));
+        std::iter::from_fn(|| one.poll_update()).for_each(|update| quiet.handle_update(update, now));
+        std::iter::from_fn(|| quiet.poll_transmit()).for_each(&mut take);
+        assert_eq!(received, if had_session { vec![1, 1, 1] } else { vec![0, 1, 0, 1, 1, 0] });
     }
 }
 

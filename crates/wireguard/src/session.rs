@@ -3,7 +3,7 @@
 use std::{
     ops::Range,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
@@ -38,6 +38,9 @@ pub enum Spent {
     /// The tunnel has let go of it.
     #[error("the session is over")]
     Closed,
+    /// Nothing has come that shows that the peer has the session: the initiation that began it may be somebody's copy.
+    #[error("the peer may not have the session")]
+    Unconfirmed,
 }
 
 /// What both halves have.
@@ -64,17 +67,46 @@ impl Half {
     }
 }
 
+/// Whether the peer is known to have a session. The halves share it: whoever opens the first message lets whoever answers it seal, on whichever
+/// thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Confirmed(Arc<AtomicBool>);
+
+impl Confirmed {
+    /// Whoever was answered has the session; whoever has answered does not know.
+    pub(crate) fn new(role: Role) -> Self {
+        Self(Arc::new(AtomicBool::new(role == Role::Initiator)))
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// The sending half. Threads share it: each reserves the nonces of a batch with one atomic step.
 pub struct SendKey {
     half: Half,
     receiver: u32,
     /// The next nonce.
     counter: AtomicU64,
+    confirmed: Confirmed,
 }
 
 impl SendKey {
-    pub(crate) const fn new(cipher: Cipher, receiver: u32, role: Role, born: Instant) -> Self {
-        Self { half: Half::new(cipher, role, born), receiver, counter: AtomicU64::new(0) }
+    pub(crate) const fn new(
+        cipher: Cipher,
+        receiver: u32,
+        role: Role,
+        born: Instant,
+        confirmed: Confirmed,
+    ) -> Self {
+        Self { half: Half::new(cipher, role, born), receiver, counter: AtomicU64::new(0), confirmed }
     }
 
     /// Reserves the nonces of so many messages.
@@ -82,7 +114,7 @@ impl SendKey {
     /// # Errors
     /// [`Spent`] where the key must not seal that many any more.
     pub fn reserve(&self, messages: u64, now: Instant) -> Result<Nonces<'_>, Spent> {
-        self.half.check(now)?;
+        self.check_half(now)?;
         let end = |from: u64| from.checked_add(messages).filter(|end| *end <= REJECT_AFTER_MESSAGES);
         let from = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
         let from = from.map_err(|_| Spent::Messages)?;
@@ -94,8 +126,23 @@ impl SendKey {
     /// # Errors
     /// [`Spent`] where not.
     pub fn check(&self, now: Instant) -> Result<(), Spent> {
-        self.half.check(now)?;
+        self.check_half(now)?;
         if self.sent() < REJECT_AFTER_MESSAGES { Ok(()) } else { Err(Spent::Messages) }
+    }
+
+    fn check_half(&self, now: Instant) -> Result<(), Spent> {
+        self.half.check(now)?;
+        if self.is_confirmed() { Ok(()) } else { Err(Spent::Unconfirmed) }
+    }
+
+    /// Whether the peer is known to have the session.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed.get()
+    }
+
+    /// Something authentic has come for the session.
+    pub(crate) fn confirm(&self) {
+        self.confirmed.set();
     }
 
     /// How many nonces were reserved.
@@ -169,14 +216,16 @@ pub struct ReceiveKey {
     half: Half,
     index: u32,
     window: Mutex<ReplayWindow>,
+    confirmed: Confirmed,
 }
 
 impl ReceiveKey {
-    pub(crate) fn new(cipher: Cipher, index: u32, role: Role, born: Instant) -> Self {
-        Self { half: Half::new(cipher, role, born), index, window: Mutex::default() }
+    pub(crate) fn new(cipher: Cipher, index: u32, role: Role, born: Instant, confirmed: Confirmed) -> Self {
+        Self { half: Half::new(cipher, role, born), index, window: Mutex::default(), confirmed }
     }
 
-    /// Opens messages in place. [`Message::packet`] says which are authentic and new; [`crate::Tunnel::handle_received`] is to be told.
+    /// Opens messages in place. [`Message::packet`] says which are authentic and new; [`crate::Tunnel::handle_received`] is to be told. From
+    /// here on what is sent may be sealed in this session, if one is.
     pub fn open(&self, messages: &mut [Message<'_>], now: Instant) -> Opened {
         let mut opened = Opened::default();
         if self.half.check(now).is_err() {
@@ -197,6 +246,9 @@ impl ReceiveKey {
                 Some(_) => opened.packets += 1,
                 None => opened.refused += 1,
             }
+        }
+        if opened.packets + opened.keepalives > 0 {
+            self.confirmed.set();
         }
         opened
     }
@@ -231,9 +283,9 @@ mod tests {
 
     #[expect(clippy::disallowed_methods, reason = "an `Instant` to count from; no test depends on which")]
     fn halves() -> (SendKey, ReceiveKey, Instant) {
-        let now = Instant::now();
-        let send = SendKey::new(Cipher::new([9; 32]), 5, Role::Initiator, now);
-        (send, ReceiveKey::new(Cipher::new([9; 32]), 5, Role::Responder, now), now)
+        let (now, cipher) = (Instant::now(), || Cipher::new([9; 32]));
+        let send = SendKey::new(cipher(), 5, Role::Initiator, now, Confirmed::new(Role::Initiator));
+        (send, ReceiveKey::new(cipher(), 5, Role::Responder, now, Confirmed::new(Role::Responder)), now)
     }
 
     fn sealed(key: &SendKey, now: Instant) -> Vec<u8> {
@@ -316,9 +368,32 @@ mod tests {
             assert_eq!(receive.open(&mut batch, now).packets, expected);
             assert_eq!(batch[0].packet().is_some(), expected == 1);
         }
-        let other = ReceiveKey::new(Cipher::new([9; 32]), 6, Role::Responder, now);
+        let confirmed = Confirmed::new(Role::Responder);
+        let other = ReceiveKey::new(Cipher::new([9; 32]), 6, Role::Responder, now, confirmed);
         let mut copy = datagram.clone();
         assert_eq!(other.open(&mut [Message::incoming(&mut copy).unwrap()], now).refused, 1);
+    }
+
+    #[test]
+    fn whoever_has_answered_seals_nothing_before_something_authentic_has_come() {
+        let (peer, _, now) = halves();
+        let (confirmed, cipher) = (Confirmed::new(Role::Responder), || Cipher::new([9; 32]));
+        let send = SendKey::new(cipher(), 7, Role::Responder, now, confirmed.clone());
+        let receive = ReceiveKey::new(cipher(), 5, Role::Responder, now, confirmed);
+        let open = |datagram: &[u8]| {
+            receive.open(&mut [Message::incoming(&mut datagram.to_vec()).unwrap()], now).packets
+        };
+        let datagram = sealed(&peer, now);
+        let mut forged = datagram.clone();
+        forged[20] ^= 1;
+        assert_eq!(open(&forged), 0);
+        assert_eq!(
+            (send.reserve(1, now).err(), send.check(now)),
+            (Some(Spent::Unconfirmed), Err(Spent::Unconfirmed))
+        );
+        assert_eq!(open(&datagram), 1);
+        assert_eq!(send.check(now), Ok(()));
+        assert_eq!(send.reserve(1, now).unwrap().range(), 0..1);
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Sessions {
     /// An authentic message has come for a session. Whether it is the first of the one that waited for it.
     pub(crate) fn confirm(&mut self, index: u32, events: &mut VecDeque<Event>) -> bool {
         let Some(session) = self.next.take_if(|next| next.receive.index() == index) else { return false };
+        session.send.confirm();
         self.make_current(session, None, events);
         true
     }
@@ -87,6 +88,11 @@ impl Sessions {
     /// The one that sends.
     pub(crate) fn current(&self) -> Option<&Session> {
         self.current.as_ref()
+    }
+
+    /// The one that waits for its first message.
+    pub(crate) fn next(&self) -> Option<&Session> {
+        self.next.as_ref()
     }
 
     /// The one with this index.

@@ -15,6 +15,7 @@ use crate::{
     message::{CookieReply, INITIATION, KEEPALIVE, MessageType, RESPONSE, Response},
     noise::{self, Initiated, Keys},
     primitives::Secret,
+    session::Confirmed,
     sessions::{Session, Sessions},
     timers::{EXPIRY, KEEPALIVE_TIMEOUT, MAX_JITTER, REKEY_ON_RECEIVE_AFTER, SILENCE, Timers, fires},
 };
@@ -445,6 +446,12 @@ impl Tunnel {
         self.sessions.current().map(|session| &session.send).filter(|key| key.check(now).is_ok())
     }
 
+    /// The key of a session that this host has answered. It seals nothing before a message has come for the session, and from then on
+    /// everything: it is the key to send with when [`Tunnel::handle_received`] has been told.
+    pub fn unconfirmed(&self) -> Option<&Arc<SendKey>> {
+        self.sessions.next().map(|session| &session.send)
+    }
+
     /// The keys that messages are opened with.
     pub fn receiving(&self) -> impl Iterator<Item = &Arc<ReceiveKey>> {
         self.sessions.iter().map(|session| &session.receive)
@@ -469,8 +476,11 @@ impl Tunnel {
 
     fn session(&mut self, keys: Keys, index: u32, receiver: u32, role: Role, now: Instant) -> Session {
         self.timers.expiry = Some(now + EXPIRY);
-        let send = Arc::new(SendKey::new(keys.send, receiver, role, now));
-        Session { send, receive: Arc::new(ReceiveKey::new(keys.receive, index, role, now)) }
+        let confirmed = Confirmed::new(role);
+        Session {
+            send: Arc::new(SendKey::new(keys.send, receiver, role, now, confirmed.clone())),
+            receive: Arc::new(ReceiveKey::new(keys.receive, index, role, now, confirmed)),
+        }
     }
 
     /// Both sides have a session.

@@ -26,7 +26,7 @@ fn a_packet_of_this_host_whose_header_is_not_there_does_not_go_out() {
 fn a_packet_of_a_peer_whose_header_is_not_there_does_not_come_in() {
     let (one, mut two, now) = connected();
     // What no device of Carrick's seals.
-    let key = one.forwarder.link(&secret(2).public()).unwrap().sending.as_ref().unwrap().key.clone();
+    let key = one.forwarder.link(&secret(2).public()).unwrap().sending.first().unwrap().key.clone();
     let mut arrive = |packet: &[u8]| {
         let mut datagram = vec![0; packet.len() + OVERHEAD];
         datagram[HEADER..][..packet.len()].copy_from_slice(packet);
