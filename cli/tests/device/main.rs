@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test it is the assertion that the value is there")]
 
 mod bad_input;
+mod churn;
 mod down;
 mod dropped;
 mod faults;
