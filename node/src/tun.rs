@@ -106,7 +106,7 @@ impl Tun {
             queues.push(queue);
         }
         let index = if_nametoindex(name).map_err(|errno| failed(errno.into()))?;
-        let udp_segments = ask_for_offloads(&queues[0]);
+        let udp_segments = ask_for_offloads(|offloads| set_offloads(&queues[0], offloads));
         Ok(Self { queues, index, udp_segments, refused: AtomicBool::new(false) })
     }
 
@@ -250,19 +250,21 @@ fn attach_error(name: &str, errno: Errno) -> TunError {
     }
 }
 
-/// Asks for as many offloads as the kernel has; says whether those for UDP are among them.
-fn ask_for_offloads(file: &File) -> bool {
-    for offloads in [TCP_OFFLOADS | UDP_OFFLOADS, TCP_OFFLOADS, 0] {
-        let Ok(argument) = libc::c_int::try_from(offloads) else { continue };
-        // SAFETY: the descriptor is a TUN interface's, and TUNSETOFFLOAD takes a number.
-        if unsafe { tunsetoffload(file.as_raw_fd(), argument) }.is_ok() {
-            if offloads != TCP_OFFLOADS | UDP_OFFLOADS {
-                tracing::info!(tcp = offloads != 0, udp = false, "the kernel offers fewer offloads");
-            }
-            return offloads & UDP_OFFLOADS != 0;
-        }
+/// Asks for as many offloads as the kernel has; says whether those for UDP are among them. `ask` says whether it has them all.
+fn ask_for_offloads(ask: impl Fn(libc::c_uint) -> bool) -> bool {
+    const ALL: libc::c_uint = TCP_OFFLOADS | UDP_OFFLOADS;
+    let had = [ALL, TCP_OFFLOADS].into_iter().find(|offloads| ask(*offloads));
+    if had != Some(ALL) {
+        tracing::info!(tcp = had.is_some(), udp = false, "the kernel offers fewer offloads");
     }
-    false
+    had == Some(ALL)
+}
+
+fn set_offloads(file: &File, offloads: libc::c_uint) -> bool {
+    libc::c_int::try_from(offloads).is_ok_and(|offloads| {
+        // SAFETY: the descriptor is a TUN interface's, and TUNSETOFFLOAD takes a number.
+        unsafe { tunsetoffload(file.as_raw_fd(), offloads) }.is_ok()
+    })
 }
 
 fn attach(file: &File, name: &str, flags: libc::c_int) -> Result<(), Errno> {
@@ -285,6 +287,25 @@ mod tests {
     use carrick_dataplane::offload::Coalescer;
 
     use super::*;
+
+    #[test]
+    fn a_kernel_is_asked_for_what_it_has() {
+        for (has, expected, udp) in [
+            (TCP_OFFLOADS | UDP_OFFLOADS, TCP_OFFLOADS | UDP_OFFLOADS, true),
+            (TCP_OFFLOADS, TCP_OFFLOADS, false),
+            (0, 0, false),
+        ] {
+            let set = std::cell::Cell::new(0);
+            let takes_udp = ask_for_offloads(|offloads| {
+                let takes = offloads & !has == 0;
+                if takes {
+                    set.set(offloads);
+                }
+                takes
+            });
+            assert_eq!((set.get(), takes_udp), (expected, udp));
+        }
+    }
 
     /// Three datagrams of one flow, as they come out of a tunnel.
     fn datagrams() -> Vec<Vec<u8>> {
