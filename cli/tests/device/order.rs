@@ -102,7 +102,11 @@ fn datagrams_stay_in_order(lab: &mut Lab, implementation: Implementation) {
     assert!(early.is_empty(), "{} were overtaken {what}: {:?}", early.len(), &early[..early.len().min(20)]);
     assert!(lost < BURSTS * BURST / 2, "{what}");
     assert!(pair.two.last_handshake() > began);
-    assert!(numbers.iter().max().is_some_and(|last| *last >= (BURSTS - 100) * BURST), "{:?}", numbers.last());
+    assert!(
+        numbers.iter().max().is_some_and(|last| *last >= (BURSTS - 100) * BURST),
+        "{:?}",
+        numbers.iter().max()
+    );
 }
 
 /// A datagram with this number.

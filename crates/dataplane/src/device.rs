@@ -478,7 +478,7 @@ impl Device {
                 tunnel.handle_received(index, [packets, keepalives], at);
                 self.follow_up(key, slot, at);
             }
-            Report::Wanted { peer, at } => self.find_keys(peer, at),
+            Report::Wanted { peer, at } => self.find_keys(self.successor(peer), at),
             Report::Message(..) | Report::Dropped(_) => {}
         }
     }
@@ -490,7 +490,7 @@ impl Device {
     }
 
     /// Sees to it that there will be keys for packets that wait. There is nothing to do where an update is on its way that settles it: keys
-    /// ([`Update::Link`]), another key of the peer ([`Update::Succeed`]), or that nothing may wait ([`Update::Admit`]).
+    /// ([`Update::Link`]), or that nothing may wait ([`Update::Admit`]).
     fn find_keys(&mut self, key: WireGuardKey, now: Instant) {
         let may_wait = self.peers.get(&key).is_some_and(|peer| peer.config.admits_new);
         if may_wait && !self.forwarder.may_send(&key, now) {

@@ -104,7 +104,7 @@ pub struct Forwarder {
     /// The peers that packets may wait for.
     admitted: BTreeSet<WireGuardKey>,
     /// Packets that there are no keys for. Where some are for a peer, the device was told so by [`Report::Wanted`], and answers some time, by
-    /// [`Update::Link`], [`Update::GiveUp`], [`Update::Admit`] or [`Update::Succeed`].
+    /// [`Update::Link`] with a key that may seal, [`Update::GiveUp`], [`Update::Admit`] or [`Update::Succeed`].
     waiting: Waiting,
     /// What this host is to hear from the forwarder itself.
     answers: VecDeque<Vec<u8>>,
@@ -203,6 +203,9 @@ impl Forwarder {
         // Another thread may have opened just now what lets a session seal.
         if self.waiting.waits_for(&peer) {
             self.send_waiting(&peer, now);
+            if self.waiting.waits_for(&peer) {
+                return self.hold(peer, segments, now);
+            }
         }
         self.forward(peer, segments, now);
     }

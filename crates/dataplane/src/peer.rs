@@ -82,7 +82,8 @@ impl Peer {
         }
     }
 
-    /// What it takes to exchange packets with it, by the newest tunnel that has keys; `None` where nothing can be exchanged.
+    /// What it takes to exchange packets with it, by all its tunnels, in the order in which they are preferred; `None` where nothing can be
+    /// exchanged.
     pub(crate) fn link(&self) -> Option<Link> {
         let sending: Vec<_> = self.tunnels().flat_map(sending).collect();
         let receiving: Vec<_> = self.tunnels().flat_map(receiving).collect();

@@ -49,11 +49,12 @@ struct Half {
     role: Role,
     born: Instant,
     closed: AtomicBool,
+    confirmed: Confirmed,
 }
 
 impl Half {
-    const fn new(cipher: Cipher, role: Role, born: Instant) -> Self {
-        Self { cipher, role, born, closed: AtomicBool::new(false) }
+    const fn new(cipher: Cipher, role: Role, born: Instant, confirmed: Confirmed) -> Self {
+        Self { cipher, role, born, closed: AtomicBool::new(false), confirmed }
     }
 
     fn check(&self, now: Instant) -> Result<(), Spent> {
@@ -78,13 +79,15 @@ impl Confirmed {
         Self(Arc::new(AtomicBool::new(role == Role::Initiator)))
     }
 
+    /// Nothing else hangs on it: what brings an answer to another thread is the kernel.
     fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Relaxed)
     }
 
     fn set(&self) {
-        if !self.0.load(Ordering::Relaxed) {
-            self.0.store(true, Ordering::Release);
+        // Mostly it is known, and the line of memory that it is in is in every core's cache.
+        if !self.get() {
+            self.0.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -95,7 +98,6 @@ pub struct SendKey {
     receiver: u32,
     /// The next nonce.
     counter: AtomicU64,
-    confirmed: Confirmed,
 }
 
 impl SendKey {
@@ -106,7 +108,7 @@ impl SendKey {
         born: Instant,
         confirmed: Confirmed,
     ) -> Self {
-        Self { half: Half::new(cipher, role, born), receiver, counter: AtomicU64::new(0), confirmed }
+        Self { half: Half::new(cipher, role, born, confirmed), receiver, counter: AtomicU64::new(0) }
     }
 
     /// Reserves the nonces of so many messages.
@@ -114,7 +116,7 @@ impl SendKey {
     /// # Errors
     /// [`Spent`] where the key must not seal that many any more.
     pub fn reserve(&self, messages: u64, now: Instant) -> Result<Nonces<'_>, Spent> {
-        self.check_half(now)?;
+        self.check_session(now)?;
         let end = |from: u64| from.checked_add(messages).filter(|end| *end <= REJECT_AFTER_MESSAGES);
         let from = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
         let from = from.map_err(|_| Spent::Messages)?;
@@ -126,23 +128,23 @@ impl SendKey {
     /// # Errors
     /// [`Spent`] where not.
     pub fn check(&self, now: Instant) -> Result<(), Spent> {
-        self.check_half(now)?;
+        self.check_session(now)?;
         if self.sent() < REJECT_AFTER_MESSAGES { Ok(()) } else { Err(Spent::Messages) }
     }
 
-    fn check_half(&self, now: Instant) -> Result<(), Spent> {
+    fn check_session(&self, now: Instant) -> Result<(), Spent> {
         self.half.check(now)?;
         if self.is_confirmed() { Ok(()) } else { Err(Spent::Unconfirmed) }
     }
 
     /// Whether the peer is known to have the session.
     pub fn is_confirmed(&self) -> bool {
-        self.confirmed.get()
+        self.half.confirmed.get()
     }
 
     /// Something authentic has come for the session.
     pub(crate) fn confirm(&self) {
-        self.confirmed.set();
+        self.half.confirmed.set();
     }
 
     /// How many nonces were reserved.
@@ -216,16 +218,15 @@ pub struct ReceiveKey {
     half: Half,
     index: u32,
     window: Mutex<ReplayWindow>,
-    confirmed: Confirmed,
 }
 
 impl ReceiveKey {
     pub(crate) fn new(cipher: Cipher, index: u32, role: Role, born: Instant, confirmed: Confirmed) -> Self {
-        Self { half: Half::new(cipher, role, born), index, window: Mutex::default(), confirmed }
+        Self { half: Half::new(cipher, role, born, confirmed), index, window: Mutex::default() }
     }
 
-    /// Opens messages in place. [`Message::packet`] says which are authentic and new; [`crate::Tunnel::handle_received`] is to be told. From
-    /// here on what is sent may be sealed in this session, if one is.
+    /// Opens messages in place. [`Message::packet`] says which are authentic and new; [`crate::Tunnel::handle_received`] is to be told. The
+    /// first authentic one lets the other half seal.
     pub fn open(&self, messages: &mut [Message<'_>], now: Instant) -> Opened {
         let mut opened = Opened::default();
         if self.half.check(now).is_err() {
@@ -248,7 +249,7 @@ impl ReceiveKey {
             }
         }
         if opened.packets + opened.keepalives > 0 {
-            self.confirmed.set();
+            self.half.confirmed.set();
         }
         opened
     }

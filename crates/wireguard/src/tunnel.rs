@@ -244,6 +244,13 @@ impl Tunnel {
         self.config.heard = Some(timestamp);
         self.taken = Some(now);
         self.response = Some(self.macs.sign(response.encode(), index, now));
+        // A session that the peer was seen to use, of which this tunnel has yet to hear, does not make room for this one.
+        let in_use = self.sessions.next().filter(|next| next.send.is_confirmed());
+        if let Some((in_use, answered)) = in_use.map(|next| (next.receive.index(), next.receive.born()))
+            && self.sessions.confirm(in_use, &mut self.events)
+        {
+            self.established(Role::Responder, now.saturating_duration_since(answered));
+        }
         let session = self.session(keys, index, initiation.sender, Role::Responder, now);
         self.sessions.begin_as_responder(session, &mut self.events);
         self.draw_jitter(context);

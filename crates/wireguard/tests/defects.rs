@@ -86,6 +86,33 @@ fn a_tunnel_takes_no_response_to_its_predecessor_and_begins_anew() {
 }
 
 #[test]
+fn a_session_that_the_peer_was_seen_to_use_does_not_make_room_for_another_before_the_tunnel_hears_of_it() {
+    for opened in [true, false] {
+        let [mut a, mut b] = ends();
+        let message = initiation(&mut a, NOW);
+        b.take(address(0), &message, NOW).unwrap();
+        let message = one(&mut b, NOW);
+        a.take(address(1), &message, NOW).unwrap();
+        let mut message = one(&mut a, NOW);
+        let (now, unconfirmed) = (b.at(NOW), b.tunnel.unconfirmed().unwrap().clone());
+        unconfirmed.check(now).unwrap_err();
+        if opened {
+            // By another thread.
+            let receiving = b.tunnel.receiving().next().unwrap();
+            assert_eq!(receiving.open(&mut [Message::incoming(&mut message).unwrap()], now).keepalives, 1);
+            assert_eq!(unconfirmed.check(now), Ok(()));
+        }
+        // The peer begins another one.
+        let [mut a, _] = ends();
+        let later = seconds(1);
+        let message = initiation(&mut a, later);
+        b.take(address(0), &message, later).unwrap();
+        assert_eq!(unconfirmed.check(b.at(later)).is_ok(), opened);
+        assert_eq!(b.tunnel.sending(b.at(later)).is_some(), opened);
+    }
+}
+
+#[test]
 fn nothing_is_sealed_or_opened_with_the_keys_of_a_tunnel_that_is_gone() {
     let [a, b] = connected();
     let now = a.at(NOW);

@@ -258,7 +258,8 @@ impl Net {
                     .for_each(|update| forwarder.handle_update(update, self.now));
             }
             sent.extend(transmits);
-            if sent.is_empty() {
+            let more = self.forwarders[node].as_ref().is_some_and(|forwarder| forwarder.transmit_bytes() > 0);
+            if sent.is_empty() && !more {
                 return;
             }
             sent.iter().for_each(|transmit| self.post_all(node, transmit));

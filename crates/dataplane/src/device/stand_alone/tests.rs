@@ -168,6 +168,10 @@ fn what_waits_for_a_peer_goes_where_its_prefix_is_when_there_are_keys() {
         pair.wait(Duration::from_secs(10));
         assert_eq!(pair.delivered(), 0, "forked: {forked}");
         assert!(pair.one.peers(None).any(|peer| peer.key == key(2) && peer.last_handshake.is_some()));
+        // It waits for the other one, which nobody knows a way to.
+        assert_eq!(pair.one.counters().unanswered, 0);
+        pair.wait(Duration::from_secs(100));
+        assert_eq!(pair.one.counters().unanswered, 1, "forked: {forked}");
         pair.one.allow(&key(2), "10.0.0.2/32".parse().unwrap());
         pair.exchange();
         pair.send(0);
