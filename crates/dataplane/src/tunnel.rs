@@ -189,7 +189,7 @@ impl Tunnel {
         Ok(length)
     }
 
-    /// Packets were sealed with the key to send with.
+    /// Packets were sealed in a session of this tunnel, which may have yet to hear that the peer has it.
     pub(crate) fn handle_sent(&mut self, now: Instant) {
         self.engine.handle_sent(Traffic::Packet, now);
         self.refresh(now);

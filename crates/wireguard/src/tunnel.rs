@@ -332,7 +332,7 @@ impl Tunnel {
         Ok(opened)
     }
 
-    /// Something was sealed with the current key elsewhere, at a moment that may lie before what was told last: what was received since is not
+    /// Something was sealed in a session elsewhere, at a moment that may lie before what was told last: what was received since is not
     /// answered by it, and may be its answer. One call is enough for a batch; a packet counts for more than keepalives.
     pub fn handle_sent(&mut self, traffic: Traffic, at: Instant) {
         let now = self.advance(at);
