@@ -317,6 +317,7 @@ impl Device {
             let (wanted, mut gave_up) = (self.wanted.contains(key), false);
             over.extend(peer.current.take_if(|tunnel| {
                 let lives = tunnel.tick(wanted, now).is_ok();
+                // A session that only this side has keeps the tunnel, but nothing can be sent in it.
                 gave_up = tunnel.take_gave_up() && !tunnel.has_keys();
                 if lives && (peer.config.admits_new || tunnel.has_keys()) {
                     flush(outbox, &peer.config.endpoints, &peer.transfer, tunnel, surroundings, now);
