@@ -5,13 +5,6 @@
 
 #[cfg(target_arch = "x86_64")]
 mod batch;
-#[cfg(target_arch = "x86_64")]
-mod chacha20;
-#[cfg(target_arch = "x86_64")]
-mod poly1305;
-#[cfg(test)]
-#[cfg(target_arch = "x86_64")]
-mod tests;
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 

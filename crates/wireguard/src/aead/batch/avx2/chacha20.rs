@@ -13,7 +13,7 @@ use std::mem::offset_of;
 
 use zeroize::ZeroizeOnDrop;
 
-use super::poly1305::Sum;
+use super::super::poly1305::Sum;
 
 /// So many blocks at once.
 pub(super) const LANES: usize = 8;
@@ -247,5 +247,45 @@ fn exclusive_or(block: &mut [u8; BLOCK], from: usize, words: __m256i) {
         let half = half.as_mut_ptr().cast();
         // SAFETY: there are 32 bytes to be read and written, aligned or not.
         unsafe { _mm256_storeu_si256(half, _mm256_xor_si256(words, _mm256_loadu_si256(half))) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::tests, *};
+    use crate::dropped::before_and_after;
+
+    fn assert_that_it_can_be_called() {
+        super::super::Kernel::detect().expect("these tests need a processor with AVX2 and BMI2");
+    }
+
+    #[test]
+    fn the_key_stream_is_rfc_8439s() {
+        #[target_feature(enable = "avx2,bmi2")]
+        fn make(key: &[u8; 32], counter: u64, first: u32, out: &mut [[u8; BLOCK]; LANES]) {
+            ChaCha20::new(key).apply(&Lanes::following(counter, first), Sum::none(), out);
+        }
+        assert_that_it_can_be_called();
+        tests::assert_that_it_is_rfc_8439_appendix_a_1s(|key, counter, number| {
+            let mut out = [[0; BLOCK]; LANES];
+            // SAFETY: the processor has AVX2 and BMI2.
+            unsafe { make(key, counter, number, &mut out) };
+            out[0]
+        });
+    }
+
+    #[test]
+    fn of_keys_nothing_is_left_where_they_were() {
+        #[target_feature(enable = "avx2,bmi2")]
+        fn make() -> ChaCha20 {
+            ChaCha20::new(&[7; 32])
+        }
+        assert_that_it_can_be_called();
+        // SAFETY: the processor has AVX2 and BMI2.
+        let cipher = unsafe { make() };
+        const CIPHER: usize = size_of::<ChaCha20>();
+        let [before, after] = before_and_after::<_, CIPHER>(cipher, 0);
+        assert_eq!(before[CIPHER - 256..], [7; 256], "each of eight words eight times");
+        assert_eq!(after, [0; CIPHER]);
     }
 }

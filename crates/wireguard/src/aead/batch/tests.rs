@@ -1,19 +1,18 @@
-//! The batched kernel, against the vectors of RFC 8439 and against AWS-LC.
+//! The kernels, against the vectors of RFC 8439 and against AWS-LC.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use proptest::prelude::*;
 
 use super::{
-    HEADER, Message, TAG,
-    batch::Batch,
-    chacha20::{ChaCha20, Lanes},
-    nonce,
-    poly1305::{Poly1305, Sum},
+    super::{HEADER, Message, TAG, nonce},
+    Batch, avx2,
 };
-use crate::{dropped::before_and_after, message::DataHeader};
+use crate::message::DataHeader;
 
-fn kernel() -> Batch {
-    Batch::detect().expect("these tests need a processor with AVX2 and BMI2")
+/// The kernels that this processor has.
+fn kernels() -> Vec<Batch> {
+    let avx2 = avx2::Kernel::detect().expect("these tests need a processor with AVX2 and BMI2");
+    vec![Batch::Avx2(avx2)]
 }
 
 fn hex(text: &str) -> Vec<u8> {
@@ -22,69 +21,26 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]).collect()
 }
 
-fn poly1305(key: &[u8; 32], whole_blocks: &[u8]) -> [u8; TAG] {
-    let mut sum = Poly1305::new(key);
-    let mut adding = sum.adding(whole_blocks.as_chunks().0);
-    adding.advance(usize::MAX);
-    sum.resume(&adding);
-    sum.tag()
-}
-
-/// Eight blocks of the key stream of one message.
-fn stream(key: &[u8; 32], counter: u64, first: u32) -> [[u8; 64]; 8] {
-    #[target_feature(enable = "avx2,bmi2")]
-    fn make(key: &[u8; 32], counter: u64, first: u32, out: &mut [[u8; 64]; 8]) {
-        ChaCha20::new(key).apply(&Lanes::following(counter, first), Sum::none(), out);
-    }
-    let mut out = [[0; 64]; 8];
-    kernel();
-    // SAFETY: `kernel` has found AVX2 and BMI2.
-    unsafe { make(key, counter, first, &mut out) };
-    out
-}
-
-#[test]
-fn the_key_stream_is_rfc_8439_appendix_a_1s() {
-    let zero = stream(&[0; 32], 0, 0);
+/// Of a key stream: the block of a key and a nonce that has a number.
+pub(super) fn assert_that_it_is_rfc_8439_appendix_a_1s(stream: impl Fn(&[u8; 32], u64, u32) -> [u8; 64]) {
     let first = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586";
     let second = "9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed29b721769ce64e43d57133b074d839d531ed1f28510afb45ace10a1f4b794d6f";
-    assert_eq!(zero[0].as_slice(), hex(first));
-    assert_eq!(zero[1].as_slice(), hex(second));
+    assert_eq!(stream(&[0; 32], 0, 0).as_slice(), hex(first));
+    assert_eq!(stream(&[0; 32], 0, 1).as_slice(), hex(second));
     let mut key = [0; 32];
     key[31] = 1;
     let third = "3aeb5224ecf849929b9d828db1ced4dd832025e8018b8160b82284f3c949aa5a8eca00bbb4a73bdad192b5c42f73f2fd4e273644c8b36125a64addeb006c13a0";
-    assert_eq!(stream(&key, 0, 1)[0].as_slice(), hex(third));
+    assert_eq!(stream(&key, 0, 1).as_slice(), hex(third));
     let mut key = [0; 32];
     key[1] = 0xff;
     let fourth = "72d54dfbf12ec44b362692df94137f328fea8da73990265ec1bbbea1ae9af0ca13b25aa26cb4a648cb9b9d1be65b2c0924a66c54d545ec1b7374f4872e99f096";
-    assert_eq!(stream(&key, 0, 2)[0].as_slice(), hex(fourth));
+    assert_eq!(stream(&key, 0, 2).as_slice(), hex(fourth));
     let fifth = "c2c64d378cd536374ae204b9ef933fcd1a8b2288b3dfa49672ab765b54ee27c78a970e0e955c14f3a88e741b97c286f75f8fc299e8148362fa198a39531bed6d";
-    assert_eq!(stream(&[0; 32], 2 << 56, 0)[0].as_slice(), hex(fifth));
+    assert_eq!(stream(&[0; 32], 2 << 56, 0).as_slice(), hex(fifth));
 }
 
-#[test]
-fn of_the_kernels_keys_nothing_is_left_where_they_were() {
-    #[target_feature(enable = "avx2,bmi2")]
-    fn make() -> ChaCha20 {
-        ChaCha20::new(&[7; 32])
-    }
-    kernel();
-    // SAFETY: `kernel` has found AVX2 and BMI2.
-    let cipher = unsafe { make() };
-    const CIPHER: usize = size_of::<ChaCha20>();
-    let [before, after] = before_and_after::<_, CIPHER>(cipher, 0);
-    assert_eq!(before[CIPHER - 256..], [7; 256], "each of eight words eight times");
-    assert_eq!(after, [0; CIPHER]);
-
-    let mut sum = Poly1305::new(&[7; 32]);
-    sum.lengths(3, 4);
-    let [before, after] = before_and_after::<_, 64>(sum, 0);
-    assert!(before.chunks(8).all(|word| word != [0; 8]), "accumulator, multiplier and pad");
-    assert_eq!(after, [0; 64]);
-}
-
-#[test]
-fn the_sum_is_rfc_8439_appendix_a_3s_also_where_it_is_all_about_carries() {
+/// Of sums under one-time keys, of whole blocks; also where it is all about carries.
+pub(super) fn assert_that_they_are_rfc_8439_appendix_a_3s(poly1305: impl Fn(&[u8; 32], &[u8]) -> [u8; TAG]) {
     let block = |low: u8, rest: u8| {
         let mut block = [rest; 16];
         block[0] = low;
@@ -111,10 +67,7 @@ fn the_sum_is_rfc_8439_appendix_a_3s_also_where_it_is_all_about_carries() {
     for (number, key, text, expected) in cases {
         assert_eq!(poly1305(&key, &text).as_slice(), expected, "vector {number}");
     }
-}
-
-#[test]
-fn the_sum_of_whole_blocks_is_rfc_8439_appendix_a_3s_vectors_with_a_long_r() {
+    // Whole blocks of those with a long r.
     let r = "01000000000000000400000000000000";
     let key: [u8; 32] = [hex(r), vec![0; 16]].concat().try_into().unwrap();
     let text = hex(
@@ -133,7 +86,7 @@ fn with_aws_lc(key: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
 }
 
 /// Seals texts as one batch, compares with AWS-LC, opens what AWS-LC has sealed, with some of it touched, and compares again.
-fn check(key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
+fn check(kernel: Batch, key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
     let messages = |buffers: &mut Vec<Vec<u8>>| {
         for (buffer, (counter, text)) in buffers.iter_mut().zip(texts) {
             *buffer =
@@ -145,7 +98,7 @@ fn check(key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
     messages(&mut buffers);
     let mut batch: Vec<Message<'_>> =
         buffers.iter_mut().map(|buffer| Message::incoming(buffer).unwrap()).collect();
-    kernel().seal(key, &mut batch);
+    kernel.seal(key, &mut batch);
     assert!(batch.iter().all(|message| message.packet().is_none()));
     for (buffer, (counter, text)) in buffers.iter().zip(texts) {
         assert_eq!(buffer[HEADER..], with_aws_lc(key, *counter, text), "sealing {} bytes", text.len());
@@ -158,7 +111,7 @@ fn check(key: &[u8; 32], texts: &[(u64, Vec<u8>)], touched: &[(usize, usize)]) {
     let sealed = buffers.clone();
     let mut batch: Vec<Message<'_>> =
         buffers.iter_mut().map(|buffer| Message::incoming(buffer).unwrap()).collect();
-    kernel().open(key, &mut batch);
+    kernel.open(key, &mut batch);
     for (number, (message, (_, text))) in batch.iter().zip(texts).enumerate() {
         if touched.iter().any(|(touched, _)| *touched == number) {
             assert_eq!(message.packet(), None, "message {number} was touched");
@@ -178,7 +131,7 @@ fn every_length_is_sealed_and_opened_as_aws_lc_does() {
             .enumerate()
             .map(|(n, length)| (n as u64, text(*length)))
             .collect();
-        check(&[3; 32], &texts, &[]);
+        kernels().into_iter().for_each(|kernel| check(kernel, &[3; 32], &texts, &[]));
     }
 }
 
@@ -187,9 +140,11 @@ fn nothing_is_opened_of_many_messages_that_were_all_touched_nor_of_the_first_of_
     for length in [0, 64, 447, 1_420, 1_537] {
         let texts: Vec<_> = (0..70).map(|n| (n, vec![7; length])).collect();
         let touched: Vec<_> = (0..70).map(|n| (n, 5)).collect();
-        check(&[3; 32], &texts, &touched);
-        check(&[3; 32], &texts, &touched[..64]);
-        check(&[3; 32], &texts, &touched[64..]);
+        for kernel in kernels() {
+            check(kernel, &[3; 32], &texts, &touched);
+            check(kernel, &[3; 32], &texts, &touched[..64]);
+            check(kernel, &[3; 32], &texts, &touched[64..]);
+        }
     }
 }
 
@@ -209,17 +164,13 @@ proptest! {
         }).collect();
         let touched: std::collections::BTreeMap<_, _> =
             touched.iter().filter(|_| !texts.is_empty()).map(|(index, byte)| (index.index(texts.len()), *byte)).collect();
-        check(&key, &texts, &touched.into_iter().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn sums_of_any_blocks_are_those_of_the_slow_way(key: [u8; 32], blocks in prop::collection::vec(any::<[u8; 16]>(), 0..40)) {
-        prop_assert_eq!(poly1305(&key, blocks.as_flattened()), slow_poly1305(&key, &blocks));
+        let touched: Vec<_> = touched.into_iter().collect();
+        kernels().into_iter().for_each(|kernel| check(kernel, &key, &texts, &touched));
     }
 }
 
-/// Poly1305 with numbers of 26 bits, digit by digit.
-fn slow_poly1305(key: &[u8; 32], blocks: &[[u8; 16]]) -> [u8; 16] {
+/// Poly1305 digit by digit.
+pub(super) fn slow_poly1305(key: &[u8; 32], blocks: &[[u8; 16]]) -> [u8; 16] {
     // Little-endian digits in base 2^8, reduced after each product by 2^130 = 5.
     let number = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(*byte)).collect::<Vec<u64>>();
     let mut r = number(&key[..16]);

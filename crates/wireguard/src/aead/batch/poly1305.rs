@@ -142,3 +142,40 @@ fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u64; W
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::tests, *};
+    use crate::dropped::before_and_after;
+
+    fn poly1305(key: &[u8; 32], whole_blocks: &[u8]) -> [u8; BLOCK] {
+        let mut sum = Poly1305::new(key);
+        let mut adding = sum.adding(whole_blocks.as_chunks().0);
+        adding.advance(usize::MAX);
+        sum.resume(&adding);
+        sum.tag()
+    }
+
+    #[test]
+    fn sums_are_rfc_8439s() {
+        tests::assert_that_they_are_rfc_8439_appendix_a_3s(poly1305);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_of_any_blocks_are_those_of_the_slow_way(key: [u8; 32], blocks in prop::collection::vec(any::<[u8; 16]>(), 0..40)) {
+            prop_assert_eq!(poly1305(&key, blocks.as_flattened()), tests::slow_poly1305(&key, &blocks));
+        }
+    }
+
+    #[test]
+    fn of_keys_nothing_is_left_where_they_were() {
+        let mut sum = Poly1305::new(&[7; 32]);
+        sum.lengths(3, 4);
+        let [before, after] = before_and_after::<_, 64>(sum, 0);
+        assert!(before.chunks(8).all(|word| word != [0; 8]), "accumulator, multiplier and pad");
+        assert_eq!(after, [0; 64]);
+    }
+}
