@@ -1,7 +1,7 @@
 //! ChaCha20-Poly1305 (RFC 8439) over whole batches of data messages.
 //!
-//! Where the processor has AVX2, batches go through a kernel of our own where it is faster than AWS-LC (`examples/aead.rs`); elsewhere, and
-//! for few messages, AWS-LC does the work.
+//! Where the processor has AVX2 or AVX-512, batches go through a kernel of our own ([`batch`]) where it is faster than AWS-LC
+//! (`examples/aead.rs`); elsewhere, and for few messages, AWS-LC does the work.
 
 #[cfg(target_arch = "x86_64")]
 mod batch;

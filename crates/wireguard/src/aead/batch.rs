@@ -1,27 +1,36 @@
 //! ChaCha20-Poly1305 of many messages under one key, in one go, by kernels of our own.
 
 mod avx2;
+mod avx512;
 mod poly1305;
 #[cfg(test)]
 mod tests;
 
-use super::Message;
+use subtle::ConstantTimeEq as _;
+
+use super::{Message, TAG};
 
 /// The best kernel that this processor has.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Batch {
+    Avx512(avx512::Kernel),
     Avx2(avx2::Kernel),
 }
 
 impl Batch {
     /// `None` where AWS-LC is as fast for so many messages, or the processor lacks something.
     pub(super) fn worthwhile(messages: &[Message<'_>]) -> Option<Self> {
+        if let Some(kernel) = avx512::Kernel::detect() {
+            return (messages.len() >= avx512::FEW).then_some(Self::Avx512(kernel));
+        }
         if messages.len() >= avx2::FEW { avx2::Kernel::detect().map(Self::Avx2) } else { None }
     }
 
     /// Seals the texts in place, each under the counter in its header.
     pub(super) fn seal(self, key: &[u8; 32], messages: &mut [Message<'_>]) {
+        messages.iter_mut().for_each(Message::refuse);
         match self {
+            Self::Avx512(kernel) => kernel.seal(key, messages),
             Self::Avx2(kernel) => kernel.seal(key, messages),
         }
     }
@@ -29,7 +38,34 @@ impl Batch {
     /// Opens the texts in place, those that are authentic.
     pub(super) fn open(self, key: &[u8; 32], messages: &mut [Message<'_>]) {
         match self {
+            Self::Avx512(kernel) => kernel.open(key, messages),
             Self::Avx2(kernel) => kernel.open(key, messages),
         }
     }
+}
+
+impl Message<'_> {
+    /// The text, sealed or not.
+    fn text(&self) -> &[u8] {
+        self.body.split_last_chunk::<TAG>().map_or(&[], |(text, _)| text)
+    }
+
+    /// The text, sealed or not.
+    fn text_mut(&mut self) -> &mut [u8] {
+        self.body.split_last_chunk_mut::<TAG>().map_or(&mut [], |(text, _)| text)
+    }
+}
+
+/// Writes the tag of a message behind its text.
+fn write_tag(message: &mut Message<'_>, tag: [u8; TAG]) {
+    if let Some(room) = message.body.last_chunk_mut() {
+        *room = tag;
+    }
+}
+
+/// A message is to be opened if the tag behind its text is this one.
+fn compare_tag(message: &mut Message<'_>, tag: [u8; TAG]) {
+    // As a number: byte by byte takes 12 ns more.
+    let same = |theirs: &[u8; TAG]| u128::from_le_bytes(tag).ct_eq(&u128::from_le_bytes(*theirs)).into();
+    message.opened = message.body.last_chunk().is_some_and(same);
 }

@@ -63,20 +63,25 @@ impl Poly1305 {
 
     /// The tag.
     pub(super) fn tag(&self) -> [u8; BLOCK] {
-        let [h0, h1, h2] = self.state.h;
-        // Where h is not below the modulus, what is left of it without the modulus: h + 5 without bit 130.
-        let (g0, carry) = h0.overflowing_add(5);
-        let (g1, carry) = h1.overflowing_add(carry.into());
-        let reduces = (((h2 + u64::from(carry)) >> 2) & 1).wrapping_neg();
-        let low = (h0 & !reduces) | (g0 & reduces);
-        let high = (h1 & !reduces) | (g1 & reduces);
-        let (low, carry) = low.overflowing_add(self.pad[0]);
-        let high = high.wrapping_add(self.pad[1]).wrapping_add(carry.into());
-        let mut tag = [0; BLOCK];
-        tag[..8].copy_from_slice(&low.to_le_bytes());
-        tag[8..].copy_from_slice(&high.to_le_bytes());
-        tag
+        tag(self.state.h, self.pad)
     }
+}
+
+/// The tag of a sum below 2 · (2^130 − 5): what it is modulo 2^130 − 5, and a pad.
+#[inline]
+pub(super) fn tag([h0, h1, h2]: [u64; 3], pad: [u64; 2]) -> [u8; BLOCK] {
+    // Where h is not below the modulus, what is left of it without the modulus: h + 5 without bit 130.
+    let (g0, carry) = h0.overflowing_add(5);
+    let (g1, carry) = h1.overflowing_add(carry.into());
+    let reduces = (((h2 + u64::from(carry)) >> 2) & 1).wrapping_neg();
+    let low = (h0 & !reduces) | (g0 & reduces);
+    let high = (h1 & !reduces) | (g1 & reduces);
+    let (low, carry) = low.overflowing_add(pad[0]);
+    let high = high.wrapping_add(pad[1]).wrapping_add(carry.into());
+    let mut tag = [0; BLOCK];
+    tag[..8].copy_from_slice(&low.to_le_bytes());
+    tag[8..].copy_from_slice(&high.to_le_bytes());
+    tag
 }
 
 impl State {
