@@ -75,14 +75,24 @@ impl<'a> Message<'a> {
 
     /// The text, once it was opened: a packet with its padding, or nothing in a keepalive.
     pub fn packet(&self) -> Option<&[u8]> {
-        let text = self.body.len().checked_sub(TAG)?;
-        self.body.get(..text).filter(|_| self.opened)
+        self.opened.then(|| self.text())
     }
 
     /// The text, for as long as the buffer lives.
     pub fn into_packet(self) -> Option<&'a mut [u8]> {
         let text = self.body.len().checked_sub(TAG)?;
         self.body.get_mut(..text).filter(|_| self.opened)
+    }
+
+    /// The text, sealed or not.
+    fn text(&self) -> &[u8] {
+        self.body.split_last_chunk::<TAG>().map_or(&[], |(text, _)| text)
+    }
+
+    /// The text, sealed or not.
+    #[cfg(target_arch = "x86_64")]
+    fn text_mut(&mut self) -> &mut [u8] {
+        self.body.split_last_chunk_mut::<TAG>().map_or(&mut [], |(text, _)| text)
     }
 
     /// Writes the header.
@@ -122,18 +132,19 @@ impl Cipher {
     /// Seals the texts in place, each under the counter in its header, which must never have been used with this key.
     /// [`crate::Nonces::seal`] sees to that.
     pub fn seal(&self, messages: &mut [Message<'_>]) {
+        messages.iter_mut().for_each(Message::refuse);
         #[cfg(target_arch = "x86_64")]
         if let Some(batch) = batch::Batch::worthwhile(messages) {
             return batch.seal(&self.secret, messages);
         }
         for message in messages {
-            message.opened = false;
             seal_in_place(&self.key, message.parsed.counter, &[], message.body);
         }
     }
 
     /// Opens the texts in place. [`Message::packet`] says which were authentic.
     pub fn open(&self, messages: &mut [Message<'_>]) {
+        messages.iter_mut().for_each(Message::refuse);
         #[cfg(target_arch = "x86_64")]
         if let Some(batch) = batch::Batch::worthwhile(messages) {
             return batch.open(&self.secret, messages);
@@ -295,6 +306,26 @@ mod message_tests {
                 Cipher::new([1; 32]).open(&mut batch);
                 prop_assert_eq!(batch[0].packet(), None);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_or_opened_again_is_judged_anew() {
+        let cipher = Cipher::new([1; 32]);
+        for count in [1, 20] {
+            let mut buffers = vec![[0; OVERHEAD + 16]; count];
+            let mut messages: Vec<_> =
+                buffers.iter_mut().map(|buffer| Message::outgoing(buffer, 16, 16).unwrap()).collect();
+            cipher.seal(&mut messages);
+            cipher.open(&mut messages);
+            assert!(messages.iter().all(|message| message.packet() == Some(&[0; 16])));
+            cipher.open(&mut messages);
+            assert!(messages.iter().all(|message| message.packet().is_none()), "it is no longer sealed");
+            cipher.seal(&mut messages);
+            cipher.open(&mut messages);
+            assert!(messages.iter().all(|message| message.packet().is_some()));
+            cipher.seal(&mut messages);
+            assert!(messages.iter().all(|message| message.packet().is_none()));
         }
     }
 

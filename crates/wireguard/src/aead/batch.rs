@@ -10,6 +10,12 @@ use subtle::ConstantTimeEq as _;
 
 use super::{Message, TAG};
 
+/// The bytes of a block of ChaCha20's key stream.
+const BLOCK: usize = 64;
+
+/// "expand 32-byte k".
+const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+
 /// The best kernel that this processor has.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Batch {
@@ -28,7 +34,6 @@ impl Batch {
 
     /// Seals the texts in place, each under the counter in its header.
     pub(super) fn seal(self, key: &[u8; 32], messages: &mut [Message<'_>]) {
-        messages.iter_mut().for_each(Message::refuse);
         match self {
             Self::Avx512(kernel) => kernel.seal(key, messages),
             Self::Avx2(kernel) => kernel.seal(key, messages),
@@ -41,18 +46,6 @@ impl Batch {
             Self::Avx512(kernel) => kernel.open(key, messages),
             Self::Avx2(kernel) => kernel.open(key, messages),
         }
-    }
-}
-
-impl Message<'_> {
-    /// The text, sealed or not.
-    fn text(&self) -> &[u8] {
-        self.body.split_last_chunk::<TAG>().map_or(&[], |(text, _)| text)
-    }
-
-    /// The text, sealed or not.
-    fn text_mut(&mut self) -> &mut [u8] {
-        self.body.split_last_chunk_mut::<TAG>().map_or(&mut [], |(text, _)| text)
     }
 }
 

@@ -5,21 +5,22 @@
 //! next one to be decrypted. So nothing that is not authentic is ever decrypted.
 
 mod chacha20;
+mod poly1305;
 
 use std::ops::Range;
 
 use zeroize::Zeroizing;
 
-use self::chacha20::{BLOCK, ChaCha20, LANES, Lanes};
+use self::{
+    chacha20::{ChaCha20, LANES, Lanes},
+    poly1305::{Poly1305, Sum},
+};
 use super::{
     super::{Message, TAG},
-    compare_tag,
-    poly1305::{self, Poly1305, Sum},
+    BLOCK, compare_tag,
+    poly1305::BLOCK as SUMMED,
     write_tag,
 };
-
-/// So many bytes are added to a sum at once.
-const SUMMED: usize = poly1305::BLOCK;
 
 /// So many messages have their one-time keys at hand.
 const AT_ONCE: usize = 64;

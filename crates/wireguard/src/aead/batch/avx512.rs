@@ -7,6 +7,8 @@ mod chacha20;
 mod poly1305;
 mod vector;
 
+use std::arch::x86_64::_mm512_setzero_si512;
+
 use zeroize::Zeroizing;
 
 use self::{
@@ -18,8 +20,10 @@ use super::{
     compare_tag, write_tag,
 };
 
-/// So many messages go through both parts before the next ones: their texts stay in the nearest cache.
+/// So many messages go through both parts before the next ones: there is a lane for the one-time key of each, and their texts stay in the nearest cache.
 const AT_ONCE: usize = chacha20::LANES;
+
+const _: () = assert!(AT_ONCE.is_multiple_of(poly1305::LANES), "every message has a lane for its sum");
 
 /// So many messages are worth it (`examples/aead.rs`).
 pub(super) const FEW: usize = 4;
@@ -86,7 +90,8 @@ fn give_tags(stream: &Stream, messages: &mut [Message<'_>], give: impl Fn(&mut M
     for (nonce, message) in nonces.iter_mut().zip(messages.iter()) {
         *nonce = message.parsed.counter;
     }
-    let keys = Zeroizing::new(stream.first_blocks(nonces));
+    let mut keys = Zeroizing::new([_mm512_setzero_si512(); AT_ONCE]);
+    stream.make_first(nonces, &mut keys);
     for (messages, keys) in messages.chunks_mut(poly1305::LANES).zip(keys.as_chunks().0) {
         let mut texts = [&[][..]; poly1305::LANES];
         for (text, message) in texts.iter_mut().zip(messages.iter()) {

@@ -13,16 +13,13 @@ use std::mem::offset_of;
 
 use zeroize::ZeroizeOnDrop;
 
-use super::super::poly1305::Sum;
+use super::{
+    super::{BLOCK, CONSTANTS},
+    poly1305::Sum,
+};
 
 /// So many blocks at once.
 pub(super) const LANES: usize = 8;
-
-/// The bytes of a block.
-pub(super) const BLOCK: usize = 64;
-
-/// "expand 32-byte k".
-const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// Which block each lane is: its number, and the lower and the upper half of its nonce (behind four zero bytes).
 #[derive(Clone, Copy)]

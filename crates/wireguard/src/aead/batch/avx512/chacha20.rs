@@ -11,16 +11,13 @@ use std::{
 
 use zeroize::ZeroizeOnDrop;
 
-use super::vector;
+use super::{
+    super::{BLOCK, CONSTANTS},
+    vector,
+};
 
 /// So many blocks at once.
 pub(super) const LANES: usize = 16;
-
-/// The bytes of a block.
-pub(super) const BLOCK: usize = 64;
-
-/// "expand 32-byte k".
-const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// The key stream under a key.
 #[derive(ZeroizeOnDrop)]
@@ -44,7 +41,7 @@ pub(super) struct Lanes<'a> {
 
 impl<'a> Lanes<'a> {
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     pub(super) fn new() -> Self {
         Self {
             numbers: all(0),
@@ -54,9 +51,9 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    /// Takes as many blocks of a text as there are lanes, the first of which has a number, and says how many.
+    /// Takes as many blocks of a text as lanes are free, and says how many. The first one has this number.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn take(&mut self, nonce: u64, number: u32, blocks: &mut ChunksMut<'a, u8>) -> u32 {
         let taken = self.taken as u32;
         // Of a lane that is free until the next text, it does not matter what it has.
@@ -78,7 +75,7 @@ impl<'a> Lanes<'a> {
 }
 
 impl Stream {
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     pub(super) fn new(key: &[u8; 32]) -> Self {
         let mut words = [[0; 4]; 2];
         for (word, bytes) in words.as_flattened_mut().iter_mut().zip(key.as_chunks().0) {
@@ -89,7 +86,7 @@ impl Stream {
 
     /// Exclusive or of a text and its key stream. Blocks that do not fill all lanes are left to the next text, or to [`Self::flush`].
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     pub(super) fn apply<'a>(&mut self, lanes: &mut Lanes<'a>, nonce: u64, text: &'a mut [u8]) {
         let mut blocks = text.chunks_mut(BLOCK);
         // The first block of a message is its one-time key.
@@ -103,69 +100,61 @@ impl Stream {
     }
 
     /// Exclusive or of what is left and the key stream.
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     pub(super) fn flush(&mut self, lanes: &mut Lanes<'_>) {
-        self.made = self.blocks(lanes.numbers, lanes.nonces);
-        for (text, block) in lanes.texts.iter_mut().zip(&self.made).take(lanes.taken) {
-            exclusive_or(text, *block);
-        }
-        lanes.taken = 0;
-    }
-
-    /// The first blocks of sixteen messages.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn first_blocks(&self, nonces: [u64; LANES]) -> [__m512i; LANES] {
-        let halves = |half: fn(u64) -> u32| {
-            let mut bytes = [[0; 4]; LANES];
-            for (bytes, nonce) in bytes.iter_mut().zip(nonces) {
-                *bytes = half(nonce).to_le_bytes();
+        if lanes.taken > 0 {
+            make(&self.key, lanes.numbers, lanes.nonces, &mut self.made);
+            for (text, block) in lanes.texts.iter_mut().zip(&self.made).take(lanes.taken) {
+                exclusive_or(text, *block);
             }
-            bytes
-        };
-        let low = halves(|nonce| nonce as u32);
-        let high = halves(|nonce| (nonce >> 32) as u32);
-        let vector = |words: [[u8; 4]; LANES]| {
-            words.as_flattened().first_chunk().map_or(all(0), |bytes| vector::load(bytes))
-        };
-        self.blocks(all(0), [vector(low), vector(high)])
+            lanes.taken = 0;
+        }
     }
 
-    /// Sixteen blocks of the key stream, by their numbers and the halves of their nonces.
+    /// Makes the first blocks of sixteen messages.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn blocks(&self, numbers: __m512i, [low, high]: [__m512i; 2]) -> [__m512i; LANES] {
-        let [b, c] = self.key;
-        let start = [
-            CONSTANTS.map(|word| all(word)),
-            b.map(|word| all(word)),
-            c.map(|word| all(word)),
-            [numbers, all(0), low, high],
-        ];
-        let mut state = start;
-        for _ in 0..10 {
-            state = double_round(state);
-        }
-        let mut words = [all(0); 16];
-        for ((word, state), start) in words.iter_mut().zip(state.as_flattened()).zip(start.as_flattened()) {
-            *word = _mm512_add_epi32(*state, *start);
-        }
-        transposed(words)
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
+    pub(super) fn make_first(&self, nonces: [u64; LANES], made: &mut [__m512i; LANES]) {
+        let low = vector::of_words(nonces.map(|nonce| nonce as u32));
+        let high = vector::of_words(nonces.map(|nonce| (nonce >> 32) as u32));
+        make(&self.key, all(0), [low, high], made);
     }
+}
+
+/// Makes sixteen blocks of the key stream, by their numbers and the halves of their nonces.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
+fn make(key: &[[u32; 4]; 2], numbers: __m512i, [low, high]: [__m512i; 2], made: &mut [__m512i; LANES]) {
+    let [b, c] = *key;
+    let start = [
+        CONSTANTS.map(|word| all(word)),
+        b.map(|word| all(word)),
+        c.map(|word| all(word)),
+        [numbers, all(0), low, high],
+    ];
+    let mut state = start;
+    for _ in 0..10 {
+        state = double_round(state);
+    }
+    let mut words = [all(0); 16];
+    for ((word, state), start) in words.iter_mut().zip(state.as_flattened()).zip(start.as_flattened()) {
+        *word = _mm512_add_epi32(*state, *start);
+    }
+    *made = transposed(words);
 }
 
 /// The four rows of the state, of sixteen blocks: a vector for each word.
 type State = [[__m512i; 4]; 4];
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn all(word: u32) -> __m512i {
     _mm512_set1_epi32(word.cast_signed())
 }
 
 /// Two rounds: the four quarter rounds on columns side by side, and those on diagonals.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn double_round(state: State) -> State {
     let [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] = round(state);
     let [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]] =
@@ -174,13 +163,13 @@ fn double_round(state: State) -> State {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn round(state: State) -> State {
     half_round::<8, 7>(half_round::<16, 12>(state))
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn half_round<const D: i32, const B: i32>([mut a, mut b, mut c, mut d]: State) -> State {
     for (((a, b), c), d) in a.iter_mut().zip(&mut b).zip(&mut c).zip(&mut d) {
         *a = _mm512_add_epi32(*a, *b);
@@ -193,7 +182,7 @@ fn half_round<const D: i32, const B: i32>([mut a, mut b, mut c, mut d]: State) -
 
 /// Rows for columns.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = rows;
     // Of each four rows: four vectors, of which each quarter has the words of one column.
@@ -201,16 +190,16 @@ fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     let [e, f, g, h] = quarters(e, f, g, h);
     let [i, j, k, l] = quarters(i, j, k, l);
     let [m, n, o, p] = quarters(m, n, o, p);
-    let [c0, c4, c8, c12] = vector::gathered([a, e, i, m]);
-    let [c1, c5, c9, c13] = vector::gathered([b, f, j, n]);
-    let [c2, c6, c10, c14] = vector::gathered([c, g, k, o]);
-    let [c3, c7, c11, c15] = vector::gathered([d, h, l, p]);
+    let [c0, c4, c8, c12] = vector::by_quarters([a, e, i, m]);
+    let [c1, c5, c9, c13] = vector::by_quarters([b, f, j, n]);
+    let [c2, c6, c10, c14] = vector::by_quarters([c, g, k, o]);
+    let [c3, c7, c11, c15] = vector::by_quarters([d, h, l, p]);
     [c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15]
 }
 
 /// Rows for columns in each four by four words.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn quarters(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
     let (ab0, ab1) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let (cd0, cd1) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
@@ -223,7 +212,7 @@ fn quarters(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn exclusive_or(text: &mut [u8], block: __m512i) {
     if let Ok(whole) = <&mut [u8; BLOCK]>::try_from(&mut *text) {
         vector::store(whole, _mm512_xor_si512(vector::load(whole), block));
@@ -239,16 +228,17 @@ mod tests {
     use super::{super::super::tests, *};
     use crate::dropped::before_and_after;
 
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn stream(key: &[u8; 32]) -> Stream {
-        Stream::new(key)
-    }
-
     #[test]
     fn the_key_stream_is_rfc_8439s() {
-        #[target_feature(enable = "avx512f,avx512bw")]
-        fn make(key: &[u8; 32], nonce: u64, number: u32) -> [u8; BLOCK] {
-            let blocks = stream(key).blocks(all(number), [all(nonce as u32), all((nonce >> 32) as u32)]);
+        #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
+        fn block(key: &[u8; 32], nonce: u64, number: u32) -> [u8; BLOCK] {
+            let mut blocks = [all(0); LANES];
+            make(
+                &Stream::new(key).key,
+                all(number),
+                [all(nonce as u32), all((nonce >> 32) as u32)],
+                &mut blocks,
+            );
             let mut bytes = [[0; BLOCK]; LANES];
             for (bytes, block) in bytes.iter_mut().zip(blocks) {
                 vector::store(bytes, block);
@@ -259,16 +249,16 @@ mod tests {
         if tests::avx512().is_some() {
             tests::assert_that_it_is_rfc_8439_appendix_a_1s(|key, nonce, number| {
                 // SAFETY: the processor has AVX-512.
-                unsafe { make(key, nonce, number) }
+                unsafe { block(key, nonce, number) }
             });
         }
     }
 
     #[test]
     fn of_keys_and_blocks_nothing_is_left_where_they_were() {
-        #[target_feature(enable = "avx512f,avx512bw")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
         fn used() -> Stream {
-            let mut stream = stream(&[7; 32]);
+            let mut stream = Stream::new(&[7; 32]);
             let mut lanes = Lanes::new();
             let mut text = [0; BLOCK];
             stream.apply(&mut lanes, 1, &mut text);

@@ -1,6 +1,6 @@
 //! Poly1305 (RFC 8439, section 2.5) of eight messages at once, each under a key of its own, by the multipliers of 52 bits.
 //!
-//! With r, r², r³ and r⁴ at hand, four blocks are added before carries are:
+//! With r, r², r³ and r⁴ at hand, carries are added once in four blocks:
 //! ((((h + a)·r + b)·r + c)·r + d)·r = (h + a)·r⁴ + b·r³ + c·r² + d·r.
 //!
 //! No branch and no address depends on a key or on a text.
@@ -11,10 +11,10 @@ use std::arch::x86_64::{
     _mm512_srli_epi64, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{
-    super::poly1305::{BLOCK, tag},
+    super::poly1305::{BLOCK, tag, words},
     vector,
 };
 
@@ -95,21 +95,16 @@ impl Sums {
         self.sums = self.sums.or(lanes, product.reduced());
     }
 
-    /// Adds texts of fewer than four blocks.
+    /// Adds texts of fewer than 64 bytes.
     #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn add_ends(&mut self, texts: [&[u8]; LANES]) {
         let mut rows = [all(0); LANES];
-        let mut lanes = [0; BLOCKS];
-        for (number, (row, text)) in rows.iter_mut().zip(texts).enumerate() {
-            if text.is_empty() {
-                continue;
-            }
+        for (row, text) in rows.iter_mut().zip(texts).filter(|(_, text)| !text.is_empty()) {
             *row = vector::load_some(text);
-            for lanes in lanes.iter_mut().take(text.len().div_ceil(BLOCK)) {
-                *lanes |= 1 << number;
-            }
         }
-        for (block, lanes) in blocks(rows).into_iter().zip(lanes) {
+        for (number, block) in blocks(rows).into_iter().enumerate() {
+            let has_it = |text: &[u8]| u8::from(text.len() > number * BLOCK);
+            let lanes = texts.iter().rev().fold(0, |lanes, text| (lanes << 1) | has_it(text));
             if lanes != 0 {
                 self.add_block(lanes, block);
             }
@@ -129,15 +124,11 @@ impl Sums {
     #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     pub(super) fn tags(&self) -> [[u8; BLOCK]; LANES] {
         let words = |vector| {
-            let mut bytes = [0; vector::BYTES];
+            let mut bytes = Zeroizing::new([0; vector::BYTES]);
             vector::store(&mut bytes, vector);
-            let mut words = [0; LANES];
-            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-                *word = u64::from_le_bytes(*bytes);
-            }
-            words
+            Zeroizing::new(words(&bytes))
         };
-        let [h0, h1, h2] = self.sums.0.map(words);
+        let [h0, h1, h2]: [Zeroizing<[u64; LANES]>; 3] = self.sums.0.map(words);
         let [pad0, pad1] = self.pads.map(words);
         std::array::from_fn(|lane| {
             // The sum as it is, whatever is still to be carried between its limbs: below 2^130 + 2^54.
@@ -149,7 +140,8 @@ impl Sums {
     }
 }
 
-/// A number of each message in limbs that stand at 1, 2^44 and 2^88. They have 44, 44 and 42 bits, and a few more until carries are ([`Product::reduced`]).
+/// A number of each message in limbs that stand at 1, 2^44 and 2^88. They have 44, 44 and 42 bits, and a few more until carries are added
+/// ([`Product::reduced`]).
 #[derive(Clone, Copy, Zeroize)]
 struct Number([__m512i; 3]);
 
@@ -158,14 +150,14 @@ const WHOLE: u64 = 1 << (128 - 88);
 
 impl Number {
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn zero() -> Self {
         Self([all(0); 3])
     }
 
     /// Of 128 bits in two words, and what else is in the last limb.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512vbmi2")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn of_words(low: __m512i, high: __m512i, above: u64) -> Self {
         Self([
             _mm512_and_si512(low, all(LIMB)),
@@ -175,14 +167,14 @@ impl Number {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn plus(self, other: Self) -> Self {
         let ([a0, a1, a2], [b0, b1, b2]) = (self.0, other.0);
         Self([_mm512_add_epi64(a0, b0), _mm512_add_epi64(a1, b1), _mm512_add_epi64(a2, b2)])
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn times(self, factor: &Factor) -> Self {
         let mut product = Product::zero();
         product.add(self, factor);
@@ -191,7 +183,7 @@ impl Number {
 
     /// The other number in some lanes.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn or(self, lanes: u8, other: Self) -> Self {
         let ([a0, a1, a2], [b0, b1, b2]) = (self.0, other.0);
         Self([
@@ -215,7 +207,7 @@ struct Factor {
 
 impl Factor {
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn new(number: Number) -> Self {
         let twenty = |limb| _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb));
         let limbs = number.0;
@@ -232,13 +224,13 @@ struct Product {
 
 impl Product {
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn zero() -> Self {
         Self { lower: [all(0); 3], upper: [all(0); 3] }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn add(&mut self, number: Number, factor: &Factor) {
         let [h0, h1, h2] = number.0;
         let Factor { limbs: [r0, r1, r2], twenty: [s1, s2] } = *factor;
@@ -254,10 +246,11 @@ impl Product {
 
     /// The sum modulo 2^130 − 5, in limbs below 2^44, 2^44 + 2^9 and 2^42.
     ///
-    /// Nothing overflows: at most four products are added, each of a number from here and a block, whose limbs are below 2^45, 2^45 + 2^9 and 2^43, and a factor from
-    /// here, whose limbs are below 2^49, those times 20 included. So of the twelve products of limbs in each of them, `lower` stays below 2^56 and `upper` below 2^43.
+    /// Nothing overflows. At most four products are added, of numbers that are a sum from here and a block, below 2^45, 2^45 + 2^9 and 2^43 in their limbs, and of factors
+    /// from here, below 2^44, 2^44 + 2^9 and 2^42, and below 2^49 and 2^47 times 20: all within the 52 bits that are multiplied. Of twelve products of limbs each, `lower` is then
+    /// below 2^56, and `upper` below 2^43, 2^41 and 2^40. So what counts five times is below 2^50, `h0` below 2^53 before its own carry, and that carry below 2^9, as was assumed.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     fn reduced(self) -> Number {
         let ([d0, d1, d2], [e0, e1, e2]) = (self.lower, self.upper);
         // What is above 2^52 stands at 2^44 · 2^8.
@@ -275,14 +268,14 @@ impl Product {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn all(word: u64) -> __m512i {
     _mm512_set1_epi64(word.cast_signed())
 }
 
 /// The four blocks of each row as numbers.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vbmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn blocks(rows: [__m512i; LANES]) -> [Number; BLOCKS] {
     let [a0, a1, b0, b1, c0, c1, d0, d1] = transposed(rows);
     [
@@ -295,7 +288,7 @@ fn blocks(rows: [__m512i; LANES]) -> [Number; BLOCKS] {
 
 /// Rows for columns.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn transposed(rows: [__m512i; 8]) -> [__m512i; 8] {
     let [a, b, c, d, e, f, g, h] = rows;
     // The words of even columns, and those of odd ones, of two rows each.
@@ -311,8 +304,8 @@ fn transposed(rows: [__m512i; 8]) -> [__m512i; 8] {
         _mm512_unpackhi_epi64(e, f),
         _mm512_unpackhi_epi64(g, h),
     ];
-    let [c0, c2, c4, c6] = vector::gathered(even);
-    let [c1, c3, c5, c7] = vector::gathered(odd);
+    let [c0, c2, c4, c6] = vector::by_quarters(even);
+    let [c1, c3, c5, c7] = vector::by_quarters(odd);
     [c0, c1, c2, c3, c4, c5, c6, c7]
 }
 
