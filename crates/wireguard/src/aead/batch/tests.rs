@@ -169,7 +169,7 @@ fn the_best_kernel_is_taken_where_it_is_faster_than_aws_lc() {
 #[test]
 fn every_length_is_sealed_and_opened_as_aws_lc_does() {
     let text = |length: usize| (0..length).map(|n| (n * 7 + length) as u8).collect::<Vec<u8>>();
-    for length in 0..=2_000 {
+    for length in (0..=2_000).chain([16_384, 65_000]) {
         let texts: Vec<_> = [length, length, length / 3]
             .iter()
             .enumerate()
@@ -189,6 +189,21 @@ fn nothing_is_opened_of_many_messages_that_were_all_touched_nor_of_the_first_of_
             check(kernel, &[3; 32], &texts, &touched[..64]);
             check(kernel, &[3; 32], &texts, &touched[64..]);
         }
+    }
+}
+
+#[test]
+fn every_bit_of_a_tag_counts() {
+    let sealed =
+        [&DataHeader { receiver: 9, counter: 7 }.encode(), &with_aws_lc(&[3; 32], 7, &[5; 50])[..]].concat();
+    for kernel in kernels() {
+        let mut buffers = vec![[&sealed[..], &BEHIND].concat(); 8 * TAG];
+        for (bit, buffer) in buffers.iter_mut().enumerate() {
+            buffer[HEADER + 50 + bit / 8] ^= 1 << (bit % 8);
+        }
+        let mut batch = messages(&mut buffers);
+        kernel.open(&[3; 32], &mut batch);
+        assert!(batch.iter().all(|message| message.packet().is_none()), "{kernel:?}");
     }
 }
 
