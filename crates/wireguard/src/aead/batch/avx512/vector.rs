@@ -33,8 +33,8 @@ pub(super) fn store(to: &mut [u8; BYTES], vector: __m512i) {
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), vector) }
 }
 
-/// As many bytes as there are, at most 64, and zeros behind them. Never of none: there is nothing at their address, which takes the processor a
-/// microsecond to find that it does not matter.
+/// As many bytes as there are, at most 64, and zeros behind them. Better not of none: no page may be at their address, and the processor takes
+/// long to find that this does not matter.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 pub(super) fn load_some(from: &[u8]) -> __m512i {
