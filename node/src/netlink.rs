@@ -327,3 +327,21 @@ fn is_ours(rule: &RuleMessage) -> bool {
     rule.attributes.contains(&RuleAttribute::Table(TABLE))
         && rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_superpacket_fills_one_call() {
+        let packets = |mtu: u16| {
+            (longest_superpacket(mtu) as usize - TCP_HEADROOM).div_ceil(usize::from(mtu) - TCP_HEADERS)
+        };
+        assert_eq!(packets(1420), 45);
+        for mtu in 576..=9_000 {
+            let (packets, sealed) = (packets(mtu), usize::from(mtu) + OVERHEAD);
+            assert!(packets <= MAX_SEGMENTS && packets * sealed <= MAX_DATAGRAM, "{mtu}");
+            assert!(packets == MAX_SEGMENTS || (packets + 1) * sealed > MAX_DATAGRAM, "{mtu}");
+        }
+    }
+}

@@ -8,7 +8,10 @@ use std::{
     iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::fd::AsRawFd as _,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use carrick_dataplane::{Arrival, Ecn, Endpoint, MessageType, Source, Transmit};
@@ -284,7 +287,10 @@ fn bound(address: SocketAddr, mark: u32, beside: bool) -> io::Result<UdpSocket> 
     }
     // Without these, datagrams come one by one, answers leave from where the routing table says, and nobody hears of congestion, and all
     // goes on.
-    let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+    if let Err(error) = setsockopt(&socket, sockopt::UdpGroSegment, &true) {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| tracing::info!(%error, "the kernel does not hand over many datagrams at once; they come one by one"));
+    }
     if address.is_ipv6() {
         let _ = setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true);
         let _ = setsockopt(&socket, sockopt::Ipv6RecvTClass, &true);

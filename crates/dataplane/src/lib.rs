@@ -5,6 +5,8 @@
 //!
 //! The protocol is `carrick_wireguard`'s; what it takes from outside comes in by [`Outside`].
 
+#![forbid(unsafe_code)]
+
 mod allowed_ips;
 mod counters;
 mod device;

@@ -4,8 +4,8 @@
 //! $ export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 //!     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 //!     -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1"
-//! $ CARRICK_FUZZ_TARGET=session cargo run --release -p carrick-fuzz --features libfuzzer \
-//!     --target x86_64-unknown-linux-gnu -- -max_total_time=60 tests/fuzz/corpus/session
+//! $ CARRICK_FUZZ_TARGET=data cargo run --release -p carrick-fuzz --features libfuzzer \
+//!     --target x86_64-unknown-linux-gnu -- -max_total_time=60 tests/fuzz/corpus/data
 //! ```
 //!
 //! `--target` keeps the flags away from build scripts. What is found goes into `corpus/` under a name that says what it is.

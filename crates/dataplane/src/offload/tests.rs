@@ -237,6 +237,23 @@ fn a_udp_checksum_of_zero_stays_and_is_not_coalesced() {
 }
 
 #[test]
+fn a_udp_checksum_that_comes_out_as_zero_is_written_with_all_bits_set() {
+    for v6 in [false, true] {
+        let packet = |word: u16, times| {
+            let payload = [&[5; 98][..], &word.to_be_bytes()].concat().repeat(times);
+            Packet { v6, protocol: UDP, ..Packet::tcp(0, &payload) }
+        };
+        let at = packet(0, 1).headers().transport + 6;
+        let word = read_u16(&packet(0, 1).finished(), at);
+        assert_eq!(read_u16(&packet(word, 1).finished(), at), 0xffff, "whole");
+        let (header, superpacket) = packet(word, 2).superpacket(100);
+        let checksums: Vec<_> =
+            split_all(&header, &superpacket).unwrap().iter().map(|packet| read_u16(packet, at)).collect();
+        assert_eq!(checksums, [0xffff; 2], "cut up");
+    }
+}
+
+#[test]
 fn of_a_vxlan_tunnel_inside_only_the_inner_checksum_is_completed() {
     // UDP without a checksum to port 4789, eight bytes of VXLAN, an Ethernet header, and a TCP segment as a pod's kernel leaves it.
     let (inner_header, inner) = Packet::tcp(77, &[5; 300]).unfinished();

@@ -26,10 +26,19 @@ pub(super) enum Batch {
 impl Batch {
     /// `None` where AWS-LC is as fast for so many messages, or the processor lacks something.
     pub(super) fn worthwhile(messages: &[Message<'_>]) -> Option<Self> {
-        if let Some(kernel) = avx512::Kernel::detect() {
-            return (messages.len() >= avx512::FEW).then_some(Self::Avx512(kernel));
+        Self::best().filter(|batch| messages.len() >= batch.few())
+    }
+
+    fn best() -> Option<Self> {
+        avx512::Kernel::detect().map(Self::Avx512).or_else(|| avx2::Kernel::detect().map(Self::Avx2))
+    }
+
+    /// So many messages are worth it.
+    const fn few(self) -> usize {
+        match self {
+            Self::Avx512(_) => avx512::FEW,
+            Self::Avx2(_) => avx2::FEW,
         }
-        if messages.len() >= avx2::FEW { avx2::Kernel::detect().map(Self::Avx2) } else { None }
     }
 
     /// Seals the texts in place, each under the counter in its header.

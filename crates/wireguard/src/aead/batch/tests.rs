@@ -1,6 +1,6 @@
 //! The kernels, against the vectors of RFC 8439 and against AWS-LC.
 
-use std::{io::Write as _, sync::Once};
+use std::{io::Write as _, mem::discriminant, sync::Once};
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use proptest::prelude::*;
@@ -156,14 +156,12 @@ fn messages(buffers: &mut [Vec<u8>]) -> Vec<Message<'_>> {
 fn the_best_kernel_is_taken_where_it_is_faster_than_aws_lc() {
     let mut buffers = vec![[&[4, 0, 0, 0][..], &[0; 28], &BEHIND].concat(); 8];
     let messages = messages(&mut buffers);
-    let taken = |count: usize| Batch::worthwhile(&messages[..count]);
-    if avx512().is_some() {
-        assert!(taken(3).is_none());
-        assert!(matches!(taken(4), Some(Batch::Avx512(_))));
-    } else {
-        assert!(taken(7).is_none());
-        assert!(matches!(taken(8), Some(Batch::Avx2(_))));
-    }
+    let best = kernels().last().unwrap();
+    assert!(Batch::worthwhile(&messages[..best.few() - 1]).is_none());
+    let taken = Batch::worthwhile(&messages[..best.few()]).unwrap();
+    assert_eq!(discriminant(&taken), discriminant(&best));
+    let few: Vec<_> = kernels().map(Batch::few).collect();
+    assert_eq!(few, [8, 4][..few.len()], "as `examples/aead.rs` measures");
 }
 
 #[test]
